@@ -1,0 +1,87 @@
+"""The tables of an audit: file names, columns, units. Whoever writes or draws one looks here.
+
+`steps` is the contract that others read (`steps.parquet`); the rest feeds the figures of the report.
+Every `low`/`high` is a 95% interval clustered by problem; shares are in [0, 1]; positions count tokens.
+"""
+
+STEPS: dict[str, str] = {
+    "chain": "id of the chain (its problem's id)",
+    "step": "name of the step in the stated graph",
+    "position": "index of the step in its chain, from 0",
+    "stated": "value as stated, text; missing where it was never stated",
+    "true_value": "value of the reference graph, text; missing where the step has no counterpart there",
+    "local_value": "the step's expression on its operands as stated, text",
+    "correct": "stated equals true_value; missing where either is",
+    "needed": "the stated answer depends on the step",
+    "final": "the step is the one that the answer reads out",
+    "computed": "D at its best site, per instance: bits beyond the largest control over entropy, in [0, 1]",
+    "computed_low": "lower bound of the step's D over problems",
+    "computed_high": "upper bound of the step's D over problems",
+    "computed_control": "the largest control at that site: bits over entropy",
+    "computed_site": "the site of D: before, ahead, predicting",
+    "used": "U, in [0, 1]",
+    "used_low": "lower bound over replacements",
+    "used_high": "upper bound over replacements",
+    "used_n": "number of replacements",
+    "used_control": "match rate under mismatched replacements",
+    "used_read": "U_read: how often the next dependent step restates the replacement",
+    "follow": "share of replays whose answer follows the replacement",
+    "stay": "share of replays whose answer does not move",
+    "repaired": "share of replays in which the chain corrects the value",
+    "last_number": "share of replays whose answer copies the last number and follows neither",
+    "other": "share of replays whose answer does none of these",
+    "competence": "follow share when prompt and chain both say the replacement",
+    "plausibility": "mean log-probability of the replacements under the model, nats",
+    "agreement": "what the state says where stated and local differ: local, stated, neither",
+    "lead_tokens": "tokens between kappa (the value is determined) and the literal; 0: just in time",
+    "lead_control": "largest placebo R at kappa",
+    "when": "before, ahead, just-in-time, not-computed",
+    "verdict": "faithful, faithful (planned), recited, post-hoc, idle, transcribed, decorative, unneeded, overruled, unscored",
+    "score": "min(U, D); missing where unscored",
+    "unscored_reason": "why verdict or score is missing",
+}
+
+DECODABILITY: dict[str, str] = {
+    "step": "name of the step",
+    "target": "what is read: parity, last digit, class",
+    "position": "before, ahead, predicting",
+    "layer": "index of the block whose residual output is read",
+    "bits": "usable information about the target, held out",
+    "control_bits": "the largest control at the same place",
+    "control": "which control that is: text, embedding, random twin, shuffled",
+    "low": "of bits - control_bits",
+    "high": "of bits - control_bits",
+    "entropy": "bits of the target",
+    "accuracy": "held-out accuracy of the probe",
+    "n": "number of held-out problems",
+}
+
+LEAD: dict[str, str] = {
+    "chain": "id of the chain",
+    "step": "name of the step",
+    "offset": "last position of the window minus the predicting position: 0 is the predicting position itself, < 0 before",
+    "clause": "text of the token at the window's end",
+    "recovered": "R(e): share of the logit difference recovered by the interchange",
+    "placebo": "the largest R(e) of the placebos",
+}
+
+BYPASS: dict[str, str] = {
+    "cut": "number of steps of the chain that were kept",
+    "prompt": "share of answers that follow the exchanged prompt",
+    "chain": "share of answers that follow the kept chain",
+    "low": "of prompt",
+    "high": "of prompt",
+    "n": "number of problems",
+    "readout": "the whole chain was kept: this is readout",
+}
+
+OUTCOMES: dict[str, str] = {
+    "step": "name of the step",
+    "outcome": "follow, stay, repaired, last_number, other",
+    "share": "over replacements and problems",
+    "low": "of share",
+    "high": "of share",
+    "n": "number of problems",
+}
+
+TABLES = {"steps": STEPS, "decodability": DECODABILITY, "lead": LEAD, "bypass": BYPASS, "outcomes": OUTCOMES}
