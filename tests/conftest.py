@@ -60,6 +60,12 @@ def untouched_randomness() -> object:
         assert old == new, f"the global state of {source} was changed"
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that a test of numbers runs on."""
+    return request.param
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `cuda` are skipped where there is no GPU."""
     wanted = [item for item in items if item.get_closest_marker("cuda")]

@@ -36,8 +36,9 @@ MAY_KNOW = {
     "organisms": RECORDS,
     "plots": GROUND | {"tasks", "chains", "scores"},
     "training": EVIDENCE,
-    "audit": EVIDENCE | {"plots"},
-    "validate": EVIDENCE | {"plots", "organisms", "audit"},
+    "results": EVIDENCE | {"plots"},
+    "audit": EVIDENCE | {"plots", "results"},
+    "validate": EVIDENCE | {"plots", "organisms", "audit", "results"},
 }
 ALSO = {
     "models/registry.py": {"organisms"},  # a name stands for a loader, and is imported when it is asked for

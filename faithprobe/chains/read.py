@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from faithprobe.chains.equations import Equation, contradictions, read_equations
+from faithprobe.tasks.equations import Equation, contradictions, read_equations
 from faithprobe.chains.records import Chain, Span, StatedValue
 from faithprobe.chains.tokens import decode, offsets, span_of
 from faithprobe.tasks import Graph, Problem, Step, Task, Value

@@ -83,8 +83,11 @@ class Subject:
         )
 
     def complete(self, rows: Sequence[Tokens], *, decoding: Decoding | None = None) -> list[str]:
-        """Continues each row to its end; the text of the new tokens, cut at the stop string."""
-        decoding = decoding or self.decoding
+        """Continues each row to its end; the text of the new tokens, cut at the stop string.
+
+        A row that already holds a part of a response may grow to the end of the context, not beyond.
+        """
+        decoding = replace(decoding or self.decoding, must_fit=False)
         texts = [""] * len(rows)
         for done in generate(self.model, rows, decoding, prefixes=self.prefixes, progress=self.progress):
             texts[done.index] = self.cut(decode(self.model.tokenizer, done.tokens))

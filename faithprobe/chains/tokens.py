@@ -1,15 +1,22 @@
 """From characters to tokens and back, for any tokenizer: only `decode` and `__call__` are used.
 
-Offset mappings exist for fast tokenizers only, and for text that was encoded, not for ids that a model sampled; a
-prefix of the ids always decodes to a prefix of the text, up to unfinished UTF-8 sequences.
+Offset mappings exist for fast tokenizers only, and for text that was encoded, not for ids that a model sampled. What
+holds for every tokenizer: the first ids decode to the beginning of the text, up to unfinished characters and white
+space at the very start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from os.path import commonprefix
 from typing import Any
 
 Span = tuple[int, int]
+
+_LONGEST_WINDOW = 64
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -18,25 +25,29 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def offsets(tokenizer: Any, ids: Sequence[int], *, overlap: int = 6) -> tuple[str, tuple[Span, ...]]:
-    """The text of `ids` and each token's [start, end) in it.
+    """The text of `ids`, and for each token the [start, end) of the characters that it writes, white space included.
 
-    Decodes in a sliding window of `overlap` tokens, so that the cost is linear. A token that is part of an unfinished
-    character gets an empty span, and the token that completes it gets the whole character.
+    Tokens that share a character, as parts of an emoji do, all get the whole of it, as in the offset mappings of fast
+    tokenizers. Decodes short windows that overlap, so that the cost is linear.
     """
-    text, spans = "", []
-    anchor = 0  # the window's first token
-    done = 0  # tokens whose text is complete
+    text = decode(tokenizer, ids)
+    spans: list[Span] = []
+    anchor, origin = 0, 0  # the window's first token, and the place of its text
+    done = 0  # characters that are complete
     for end in range(1, len(ids) + 1):
-        before = decode(tokenizer, ids[anchor:done])
         window = decode(tokenizer, ids[anchor:end])
-        if window.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
-            spans.append((len(text), len(text)))
-            continue
-        piece = window[len(before) :]
-        spans.append((len(text), len(text) + len(piece)))
-        text += piece
-        done = end
-        anchor = max(anchor, done - overlap)
+        agreed = len(commonprefix([window, text[origin : origin + len(window)]]))
+        before, done = done, max(done, origin + agreed)
+        unfinished = agreed < len(window) and window[agreed] == _UNFINISHED
+        spans.append((before, min(done + unfinished, len(text))))
+        if end - anchor >= 2 * overlap:  # a new window may begin where its text is what stands there
+            head = decode(tokenizer, ids[end - overlap : end])
+            at = done - len(head)
+            if at < 0 or not text.startswith(head, at):
+                if end - anchor < _LONGEST_WINDOW:
+                    continue
+                at = max(text.find(head, done), done)  # invalid bytes decode otherwise in one piece
+            anchor, origin = end - overlap, at
     return text, tuple(spans)
 
 
@@ -47,24 +58,37 @@ def span_of(chars: Span, token_offsets: Sequence[Span], text: str) -> Span | str
     an edit of the literal would change that text too.
     """
     start, end = chars
-    touched = [i for i, (a, b) in enumerate(token_offsets) if a < end and b > start]
-    if not touched:
+    first = bisect_right(token_offsets, start, key=itemgetter(1))
+    last = bisect_left(token_offsets, end, key=itemgetter(0))
+    if start >= end or first >= last:
         return "no token writes it"
-    before = text[token_offsets[touched[0]][0] : start]
-    after = text[end : token_offsets[touched[-1]][1]]
-    if before.strip() or after.strip():
-        return f"its token also writes {(before.strip() or after.strip())!r}"
-    return touched[0], touched[-1] + 1
+    before = text[token_offsets[first][0] : start]
+    after = text[end : max(b for _, b in token_offsets[first:last])]
+    if before.strip() or after:
+        return f"its token also writes {(before.strip() or after)!r}"
+    return first, last
 
 
 def encode_in_context(tokenizer: Any, context: Sequence[int], text: str, *, overlap: int = 8) -> tuple[int, ...] | None:
-    """Token ids that write `text` after `context`, or None where the tokenizer cannot put a border there."""
+    """Token ids that write exactly `text` after `context`, or None where the tokenizer cannot put a border there."""
     tail = list(context[-overlap:])
     before = decode(tokenizer, tail)
-    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if decode(tokenizer, [*tail, *ids]) == before + text:
-        return ids
-    joined = tokenizer(before + text, add_special_tokens=False)["input_ids"]
-    if list(joined[: len(tail)]) == tail:
-        return tuple(joined[len(tail) :])
+    for ids in _encodings(tokenizer, tail, text):
+        if decode(tokenizer, [*tail, *ids]) == before + text:
+            return tuple(ids)
     return None
+
+
+def _encodings(tokenizer: Any, tail: Sequence[int], text: str) -> Iterator[list[int]]:
+    """`text` by itself, then behind shorter and shorter ends of the context: some tokenizers begin every text with a
+    space, which stands inside a text for a real one."""
+
+    def encode(written: str) -> list[int]:
+        return list(tokenizer(written, add_special_tokens=False)["input_ids"])
+
+    yield encode(text)
+    written = [decode(tokenizer, tail[k:]) for k in range(len(tail))]
+    for context in dict.fromkeys([*written, "\n", "."]):
+        alone, joined = encode(context), encode(context + text)
+        if joined[: len(alone)] == alone:
+            yield joined[len(alone) :]

@@ -24,7 +24,9 @@ from faithprobe.chains.records import Chain
 from faithprobe.chains.subject import Subject
 from faithprobe.chains.tokens import span_of
 from faithprobe.errors import UnscoredError
-from faithprobe.interventions.splice import Donor, Forced, Interchange, batches, force, mixed_donor
+from faithprobe.interventions.splice import Interchange, Splice, force_spliced, mixed_donor
+from faithprobe.models.forcing import Donor, Forced, batches, force
+from faithprobe.tasks import Problem
 
 PLACEBOS = ("same value", "random", "orthogonal")
 
@@ -60,7 +62,7 @@ class Pair:
         return Interchange(self.base[: self.span[0]], source[: self.span[0]], self.window(end), keep)
 
 
-def find_pair(subject: Subject, chain: Chain, step: str, *, rng: random.Random, tries: int = 60) -> Pair:
+def find_pair(subject: Subject, chain: Chain, step: str, *, rng: random.Random, tries: int = 400) -> Pair:
     """A source for a step of a chain, made from the family's counterfactual partners.
 
     Raises UnscoredError where no partner's teacher-forced response has the base's length with all operands different.
@@ -69,7 +71,7 @@ def find_pair(subject: Subject, chain: Chain, step: str, *, rng: random.Random, 
     if reference is None:
         raise UnscoredError("the step has no counterpart in the reference graph, so no source run is known")
     operands = chain.problem.graph[reference].operands
-    values = chain.problem.graph.values
+    values = {**chain.problem.graph.values, **chain.values, reference: literal.value}  # as stated, where stated
     base = chain.tokens[: literal.span[1]]
     source, same_value = None, None
     for _, partner in zip(range(tries), subject.task.partners(chain.problem, reference, rng=rng), strict=False):
@@ -98,11 +100,8 @@ def find_pair(subject: Subject, chain: Chain, step: str, *, rng: random.Random, 
     )
 
 
-def _aligned(subject: Subject, chain: Chain, step: str, partner: object) -> tuple[int, ...] | None:
+def _aligned(subject: Subject, chain: Chain, step: str, partner: Problem) -> tuple[int, ...] | None:
     """The partner's prompt and reference response up to the step's literal, where it lines up with the chain."""
-    from faithprobe.tasks import Problem
-
-    assert isinstance(partner, Problem)
     literal = chain.literals[step]
     reading = subject.reading(partner, partner.response)
     found = [s for s in reading.statements if reading.reference.get(s.step) == chain.reference[step]]
@@ -196,9 +195,12 @@ class PairRuns:
         if pair.same_value is not None:
             self.sources["same value"] = clean.donor.row(4, head)
 
-    def _force(self, rows: Sequence[tuple[int, ...]], **options: object) -> Forced:
-        read = range(self.pair.predicting, self.pair.span[1] - 1)
-        return force(self.subject.model, rows, prefixes=self.subject.prefixes, read=tuple(read), **options)  # type: ignore[arg-type]
+    def _force(self, rows: Sequence[tuple[int, ...]], splices: Sequence[Splice] | None = None) -> Forced:
+        read = tuple(range(self.pair.predicting, self.pair.span[1] - 1))
+        model, prefixes = self.subject.model, self.subject.prefixes
+        if splices is None:
+            return force(model, rows, prefixes=prefixes, read=read)
+        return force_spliced(model, rows, splices, prefixes=prefixes, read=read)
 
     def _ld(self, forced: Forced, rows: Sequence[tuple[int, ...]], at: int) -> float:
         """log p(source literal) - log p(base literal), whole strings, from two neighbouring rows."""
@@ -217,7 +219,7 @@ class PairRuns:
                 for literal in self.literals:
                     rows.append(self.pair.base[:head] + literal)
                     splices.append(donor)
-            patched = self._force(rows, splices=splices)
+            patched = self._force(rows, splices)
             for i, job in enumerate(jobs[part]):
                 ld = self._ld(patched, rows, 2 * i)
                 effects[job] = (ld - self.base_ld) / (self.source_ld - self.base_ld)
@@ -230,7 +232,7 @@ class PairRuns:
 def boundaries(chain: Chain, pair: Pair) -> list[int]:
     """Window ends to scan: the end of the question, each clause boundary behind it, and the last position before pi."""
     text = chain.question_text + chain.text
-    ends = [pair.base and chain.n_prompt - 1]
+    ends = [chain.n_prompt - 1]
     for position in range(chain.n_prompt, pair.predicting):
         a, b = chain.offsets[position - chain.question_start]
         if text[a:b].strip()[-1:] in set(".:;,!?\n)") | {"="} or "\n" in text[a:b]:

@@ -12,18 +12,19 @@ evicted); models whose layers hold a state instead of keys and values are refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from faithprobe.errors import FaithprobeError
-from faithprobe.models.generation import PrefixCache, Tokens
+from faithprobe.models.forcing import Donor, Forced, force, force_behind
+from faithprobe.models.generation import PrefixCache, Tokens, halving
 from faithprobe.models.language_model import LanguageModel
 
 
@@ -31,156 +32,88 @@ class SpliceError(FaithprobeError):
     """An interchange that is not defined: runs of unequal length, an empty window, a model without keys and values."""
 
 
-@dataclass(frozen=True)
-class Donor:
-    """Keys and values of one or more runs, from position `start` on; one entry per layer."""
-
-    keys: tuple[Float[Tensor, "batch head position d_head"], ...]
-    values: tuple[Float[Tensor, "batch head position d_head"], ...]
-    start: int
-
-    def row(self, index: int, length: int) -> Donor:
-        """One run alone, up to its own length."""
-        cut = slice(None, length - self.start)
-        return Donor(
-            tuple(k[index : index + 1, :, cut] for k in self.keys),
-            tuple(v[index : index + 1, :, cut] for v in self.values),
-            self.start,
-        )
+Splice = tuple[Donor, Bool[Tensor, " position"]]
+"""What a row sees at the positions of the mask, counted from the donor's start, instead of what it would compute."""
 
 
 class SplicedLayer(DynamicLayer):
-    """A cache layer that gives the donor's keys and values at the positions of a mask, whatever was computed there."""
+    """A cache layer that gives the donor's keys and values at the positions of a mask, whatever is computed there.
 
-    def __init__(self, keys: Tensor, values: Tensor, mask: Bool[Tensor, "batch position"], start: int) -> None:
+    Donor and mask begin right behind what the layer holds already.
+    """
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "batch head position d_head"],
+        values: Float[Tensor, "batch head position d_head"],
+        mask: Bool[Tensor, "batch position"],
+    ) -> None:
         super().__init__()
-        self.donor = (keys, values)
-        self.mask, self.start = rearrange(mask, "batch position -> batch 1 position 1"), start
+        self.donor_keys, self.donor_values = keys, values
+        self.mask = rearrange(mask, "batch position -> batch 1 position 1")
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        super().update(key_states, value_states)
-        self.keys = self._splice(self.keys, self.donor[0])
-        self.values = self._splice(self.values, self.donor[1])
-        return self.keys, self.values
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        return super().update(self._spliced(key_states, self.donor_keys), self._spliced(value_states, self.donor_values))
 
-    def _splice(self, computed: Tensor, donor: Tensor) -> Tensor:
-        tail = computed[:, :, self.start :]
-        length = tail.shape[2]
-        spliced = torch.where(self.mask[:, :, :length], donor[:, :, :length], tail)
-        return torch.cat([computed[:, :, : self.start], spliced], dim=2)
+    def _spliced(self, computed: Tensor, donor: Tensor) -> Tensor:
+        length = donor.shape[2]
+        return torch.cat([torch.where(self.mask, donor, computed[:, :, :length]), computed[:, :, length:]], dim=2)
 
 
-@dataclass(frozen=True)
-class Forced:
-    """What a teacher-forced pass over some rows gave."""
-
-    logprobs: Float[Tensor, "batch read vocabulary"] | None
-    """Log-probabilities of the next token after each position of `positions`."""
-    positions: tuple[int, ...]
-    donor: Donor
-
-    def of_span(self, row: int, tokens: Tokens, span: tuple[int, int]) -> float:
-        """Log-probability of `tokens[span]` as a whole string, in nats."""
-        assert self.logprobs is not None
-        column = {position: i for i, position in enumerate(self.positions)}
-        return sum(float(self.logprobs[row, column[p - 1], tokens[p]]) for p in range(*span))
-
-
-def keys_and_values(cache: DynamicCache, start: int) -> Donor:
-    """The cache's tensors from position `start` on, or SpliceError where a layer holds something else."""
-    for i, layer in enumerate(cache.layers):
-        if not isinstance(layer, DynamicLayer):
-            raise SpliceError(
-                f"layer {i} keeps a {type(layer).__name__}, not keys and values: a window cannot be interchanged there; "
-                "models with recurrent or compressed states are not supported"
-            )
-    return Donor(
-        tuple(layer.keys[:, :, start:] for layer in cache.layers),
-        tuple(layer.values[:, :, start:] for layer in cache.layers),
-        start,
-    )
-
-
-def right_pad(rows: Sequence[Tokens], start: int, pad_id: int) -> Int[Tensor, "batch position"]:
-    """The rows' tokens from `start` on, as one tensor. Padding behind a row changes nothing in front of it."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row[start:], *[pad_id] * (longest - len(row))] for row in rows])
-
-
-def force(
+def force_spliced(
     model: LanguageModel,
     rows: Sequence[Tokens],
+    splices: Sequence[Splice],
     *,
     prefixes: PrefixCache,
     read: Sequence[int] | None = (),
-    splices: Sequence[tuple[Donor, Bool[Tensor, " position"]]] | None = None,
 ) -> Forced:
-    """One teacher-forced pass over a batch of rows, their shared beginning taken from a cache.
+    """A teacher-forced pass in which row i sees its donor's keys and values in all layers, at its mask's positions.
 
-    `read` lists the positions after which log-probabilities are wanted (None: all that are not shared). With
-    `splices`, row i sees, at the positions of its mask (counted from the donor's start), its donor's keys and values
-    in all layers instead of its own.
+    What all masks cover from the donors' start on is not computed at all, so the pass starts behind it (`Forced.start`;
+    earlier where `read` asks for it). Log-probabilities at a covered position are the row's own tokens' and follow no
+    run; read them from the run that gave the keys.
     """
-    start = prefixes.choose(rows, padding="right")
-    first = min((*(read or ()), *([splices[0][0].start] if splices else ())), default=start)
-    if first < start:
-        start = 0 if first == 0 else prefixes.choose([row[: first + 1] for row in rows], padding="right")
-    ids = right_pad(rows, start, model.pad_id).to(model.device)
-    cache = prefixes.get(rows[0][:start], len(rows)) if start else DynamicCache()
-    if splices is not None:
-        cache = _spliced_cache(model, cache, splices, start, ids.shape[1])
-    length = start + ids.shape[1]
-    wanted = tuple(range(start, length)) if read is None else tuple(read)
-    keep = torch.tensor([position - start for position in wanted], device=model.device) if wanted else 1
-    with torch.no_grad():
-        out = model.hf(
-            input_ids=ids,
-            attention_mask=torch.ones(len(rows), length, dtype=torch.long, device=model.device),
-            position_ids=torch.arange(start, length, device=model.device).expand(len(rows), -1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=keep,
+    begin = splices[0][0].start
+    if any(donor.start != begin for donor, _ in splices) or any(row[:begin] != rows[0][:begin] for row in rows):
+        raise SpliceError(
+            f"donors of one batch must start at the same position, and its rows agree in front of it (here {begin}): "
+            "run base and source rows of the batch in one pass"
         )
-    logprobs = out.logits.float().log_softmax(-1) if wanted else None
-    return Forced(logprobs, wanted, keys_and_values(cache, start))
+    if read and min(read) < begin:
+        raise SpliceError(f"position {min(read)} cannot be read: the donors start at {begin}, and nothing changes before")
+    covered = min(int(mask.long().cumprod(0).sum()) for _, mask in splices)
+    first = min(begin + covered, *(len(row) - 1 for row in rows), *(read or ()))
+    cache = _spliced_cache(prefixes.get(rows[0][:begin], len(rows)), splices, first - begin)
+    return force_behind(model, rows, cache, first, read=read)
 
 
-def _spliced_cache(
-    model: LanguageModel,
-    cache: DynamicCache,
-    splices: Sequence[tuple[Donor, Bool[Tensor, " position"]]],
-    start: int,
-    length: int,
-) -> DynamicCache:
-    """A cache whose every layer splices; `cache` holds the shared beginning."""
-    offset = splices[0][0].start - start
-    mask = torch.zeros(len(splices), length, dtype=torch.bool, device=model.device)
-    for row, (donor, window) in enumerate(splices):
-        if donor.start != start + offset:
-            raise SpliceError("donors of one batch must start at the same position")
-        mask[row, offset : offset + len(window)] = window.to(model.device)
-    spliced = DynamicCache()
+def _spliced_cache(shared: DynamicCache, splices: Sequence[Splice], covered: int) -> DynamicCache:
+    """The cache of the shared beginning, then `covered` positions of the donors, then layers that splice."""
+    donors = [donor for donor, _ in splices]
+    masks = [mask.to(donors[0].keys[0].device)[:, None] for _, mask in splices]
+    mask = rearrange(_stack(masks)[:, covered:], "batch position 1 -> batch position")
     layers = []
-    for i in range(len(splices[0][0].keys)):
-        keys = _stack([donor.keys[i] for donor, _ in splices], offset, length)
-        values = _stack([donor.values[i] for donor, _ in splices], offset, length)
-        layer = SplicedLayer(keys, values, mask, start)
-        if start:
-            held = cache.layers[i]
-            layer.lazy_initialization(held.keys, held.values)
-            layer.keys, layer.values = held.keys, held.values
+    for i in range(len(donors[0].keys)):
+        keys, values = _stack([donor.keys[i][0] for donor in donors]), _stack([donor.values[i][0] for donor in donors])
+        layer = SplicedLayer(keys[:, :, covered:], values[:, :, covered:], mask) if mask.any() else DynamicLayer()
+        given_keys, given_values = keys[:, :, :covered], values[:, :, :covered]
+        layer.lazy_initialization(given_keys, given_values)
+        held = shared.layers[i] if shared.layers else None
+        layer.keys = given_keys if held is None else torch.cat([held.keys, given_keys], dim=2)
+        layer.values = given_values if held is None else torch.cat([held.values, given_values], dim=2)
         layers.append(layer)
+    spliced = DynamicCache()
     spliced.layers = layers
     return spliced
 
 
-def _stack(tensors: Sequence[Tensor], offset: int, length: int) -> Tensor:
-    """Donors of several rows as one tensor of `length` positions, zeros where a donor has none (never under a mask)."""
-    first = tensors[0]
-    out = first.new_zeros(len(tensors), first.shape[1], length, first.shape[3])
-    for row, tensor in enumerate(tensors):
-        out[row, :, offset : offset + tensor.shape[2]] = tensor[0]
-    return out
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors [.., position, width] of several rows as one, zeros where a row has no such position."""
+    longest = max(tensor.shape[-2] for tensor in tensors)
+    return torch.stack([nn.functional.pad(tensor, (0, 0, 0, longest - tensor.shape[-2])) for tensor in tensors])
 
 
 @dataclass(frozen=True)
@@ -202,49 +135,69 @@ class Interchange:
             raise SpliceError("the window is empty: an interchange that changes nothing measures nothing")
         if set(self.window) & set(self.keep):
             raise SpliceError(f"positions {sorted(set(self.window) & set(self.keep))} are both taken and kept")
-        if max((*self.window, *self.keep)) >= len(self.base):
-            raise SpliceError(f"position {max((*self.window, *self.keep))} lies behind the run's {len(self.base)} tokens")
+        outside = [position for position in (*self.window, *self.keep) if not 0 <= position < len(self.base)]
+        if outside:
+            raise SpliceError(f"positions {outside} are not among the run's {len(self.base)} tokens")
 
 
-def mixed_donor(base: Donor, source: Donor, interchange: Interchange) -> tuple[Donor, Bool[Tensor, " position"]]:
-    """The donor of an interchange: the source's keys and values in the window, the base's where they are kept."""
+def mixed_donor(base: Donor, source: Donor, interchange: Interchange) -> Splice:
+    """The donor of an interchange, and the positions at which it is seen: the source's keys and values in the window,
+    the base's where they are kept and in front of the window, where nothing changes.
+
+    Both runs must agree in front of their donors: a position there is the same in both, taken or not.
+    """
     length = base.keys[0].shape[2]
+    if source.start != base.start or source.keys[0].shape != base.keys[0].shape:
+        raise SpliceError(
+            f"the donors hold {length} positions from {base.start} and {source.keys[0].shape[2]} from {source.start}: "
+            "take both from one pass, cut to the same length"
+        )
+    window = [position - base.start for position in interchange.window if position >= base.start]
     taken = torch.zeros(length, dtype=torch.bool)
-    for position in interchange.window:
-        if position >= base.start:  # positions in front are shared by both runs, so nothing can differ there
-            taken[position - base.start] = True
-    kept = torch.zeros(length, dtype=torch.bool)
-    kept[[position - base.start for position in interchange.keep if position >= base.start]] = True
-    at = taken.to(base.keys[0].device)[None, None, :, None]
+    taken[window] = True
+    seen = taken.clone()
+    seen[[position - base.start for position in interchange.keep if position >= base.start]] = True
+    seen[: min(window, default=0)] = True
+    at = rearrange(taken, "position -> 1 1 position 1").to(base.keys[0].device)
     keys = tuple(torch.where(at, s, b) for s, b in zip(source.keys, base.keys, strict=True))
     values = tuple(torch.where(at, s, b) for s, b in zip(source.values, base.values, strict=True))
-    return Donor(keys, values, base.start), taken | kept
-
-
-def batches(items: Sequence[object], size: int) -> Iterator[slice]:
-    for begin in range(0, len(items), size):
-        yield slice(begin, min(begin + size, len(items)))
+    return Donor(keys, values, base.start), seen
 
 
 def splice(
-    model: LanguageModel, interchanges: Sequence[Interchange], *, prefixes: PrefixCache | None = None, batch_size: int = 32
+    model: LanguageModel,
+    interchanges: Sequence[Interchange],
+    *,
+    prefixes: PrefixCache | None = None,
+    batch_size: int = 32,
 ) -> list[Float[Tensor, "position vocabulary"]]:
-    """Log-probabilities of every base run under its interchange, from the first
-    position that the runs do not share.
+    """Log-probabilities of every base run under its interchange, from the window's first position on (in front of it
+    they are the base run's own).
 
-    Equal, to rounding, to setting embeddings and all layers' outputs at the window to the source's by hooks.
+    Equal, to rounding, to setting embeddings and all layers' outputs by hooks: to the source's at the window, to the
+    base's at the kept positions; so the log-probabilities *at* these positions are the source's and the base's.
     """
     prefixes = prefixes or PrefixCache(model)
-    results: list[Tensor] = []
-    for part in batches(interchanges, batch_size):
-        chosen = interchanges[part]
-        rows = [row for item in chosen for row in (item.base, item.source)]
-        clean = force(model, rows, prefixes=prefixes)
-        donors = [
-            mixed_donor(clean.donor.row(2 * i, len(item.base)), clean.donor.row(2 * i + 1, len(item.base)), item)
-            for i, item in enumerate(chosen)
+
+    def work(chosen: Sequence[Interchange]) -> list[Tensor]:
+        runs = list(dict.fromkeys(run for item in chosen for run in (item.base, item.source)))
+        row = {run: i for i, run in enumerate(runs)}
+        first = min(min(item.window) for item in chosen)
+        clean = force(model, runs, prefixes=prefixes, read=range(first, max(map(len, runs))))
+        spliced = [
+            mixed_donor(*(clean.donor.row(row[run], len(run)) for run in (item.base, item.source)), item)
+            for item in chosen
         ]
-        patched = force(model, [item.base for item in chosen], prefixes=prefixes, splices=donors, read=None)
-        assert patched.logprobs is not None
-        results += [patched.logprobs[i, : len(item.base) - patched.positions[0]] for i, item in enumerate(chosen)]
-    return results
+        patched = force_spliced(model, [item.base for item in chosen], spliced, prefixes=prefixes, read=None)
+        assert clean.logprobs is not None and patched.logprobs is not None
+        results = []
+        for i, (item, (_, seen)) in enumerate(zip(chosen, spliced, strict=True)):
+            result = clean.logprobs[row[item.base], : len(item.base) - first].clone()
+            free = [p for p in range(patched.start, len(item.base)) if not seen[p - clean.start]]
+            result[[p - first for p in free]] = patched.logprobs[i, [p - patched.start for p in free]]
+            window = [p - first for p in item.window]
+            result[window] = clean.logprobs[row[item.source], window]
+            results.append(result[min(item.window) - first :])
+        return results
+
+    return [result for _, results in halving(interchanges, max(1, batch_size // 2), work) for result in results]

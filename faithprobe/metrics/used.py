@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from faithprobe.chains.records import Chain
 from faithprobe.chains.subject import Subject
 from faithprobe.errors import UnscoredError
-from faithprobe.interventions.splice import batches, force
 from faithprobe.interventions.swap import Replacement, last_number, own_run, replacements
 from faithprobe.metrics.base import Settings
+from faithprobe.models.forcing import batches, force
 from faithprobe.scores.evidence import Evidence, Key, Measurement
 from faithprobe.scores.use import Outcome, classify, use_score
 from faithprobe.tasks import Value

@@ -3,25 +3,35 @@
 Rows are `[prefix][padding][suffix]`: the prefix cache is computed at batch 1 and repeated, suffixes are left-padded
 after it, and positions follow the attention mask. Layers with a sliding window count slots, not positions, so padding
 in the middle would change them: for such models nothing is shared and the padding stands in front.
+
+Tokens are chosen from the model's own distribution. What its generation config would change in it (a repetition
+penalty, top-k) is left out: interventions read the same logits, and must see what generation saw.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from faithprobe.errors import ContextLengthError, ModelError
+from faithprobe.models.hooks import evaluating
 from faithprobe.models.language_model import LanguageModel
+from faithprobe.models.sites import unwrapped
 
 Tokens = Sequence[int]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class Decoding:
     """0: greedy."""
     seed: int = 0
     batch_size: int = 32
+    must_fit: bool = True
+    """Raise where `max_new_tokens` do not fit into the context; False: go on as far as the context reaches."""
 
     def settings(self) -> dict[str, Any]:
         if self.temperature <= 0:
@@ -61,10 +73,21 @@ class Layout:
 def has_sliding_window(model: LanguageModel) -> bool:
     """Whether some layer sees only a window: its mask counts slots, so padding must not stand in the middle."""
     config = model.hf.config.get_text_config()
-    kinds = getattr(config, "layer_types", None) or []
-    return any("sliding" in kind or "chunked" in kind for kind in kinds) or (
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or []
+    return any(word in kind for kind in kinds for word in ("sliding", "chunked", "local")) or (
         not kinds and getattr(config, "sliding_window", None) is not None
     )
+
+
+def keeps_keys_and_values(model: LanguageModel) -> bool:
+    """Whether all that a later position sees of earlier ones are keys and values, one a position, in every layer.
+
+    False for recurrent and linear attention, for convolutions, and for layers that reuse the keys of other ones.
+    """
+    if "past_key_values" not in inspect.signature(unwrapped(model.hf).forward).parameters:
+        return False
+    layers = DynamicCache(config=model.hf.config).layers
+    return all(type(layer).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in layers)
 
 
 def shared_prefix(rows: Sequence[Tokens]) -> int:
@@ -77,14 +100,19 @@ def shared_prefix(rows: Sequence[Tokens]) -> int:
 
 
 class PrefixCache:
-    """Key-value caches of prompt prefixes, computed once each at batch 1 and copied for every batch.
+    """Key-value caches of prompt prefixes, computed at batch 1 and copied for every batch.
 
-    Holds the `capacity` most recent prefixes. Copies are deep: a forward pass grows the cache that it is given.
+    Holds the `capacity` prefixes that were used last; a longer one is computed from the longest that it begins with.
+    Copies are deep: a forward pass grows the cache that it is given. A model whose past is more than keys and values
+    shares nothing.
     """
 
     def __init__(self, model: LanguageModel, *, capacity: int = 2) -> None:
         self.model, self.capacity = model, capacity
         self._caches: dict[tuple[int, ...], DynamicCache] = {}
+        self._plain = keeps_keys_and_values(model)
+        counts_positions = "position_ids" in inspect.signature(unwrapped(model.hf).forward).parameters
+        self._pads_in_the_middle = counts_positions and not has_sliding_window(model)
 
     def choose(self, rows: Sequence[Tokens], *, padding: str) -> int:
         """How many leading tokens the rows should share: what is common to all, or a bit less where a cache of that
@@ -92,28 +120,35 @@ class PrefixCache:
 
         `padding` is where the batch is padded: `left` (between prefix and suffix, for generation) or `right`.
         """
-        if padding == "left" and has_sliding_window(self.model):
+        if not self._plain or (padding == "left" and not self._pads_in_the_middle):
             return 0
         common = shared_prefix(rows)
-        beginning = tuple(rows[0][:common])
-        held = [len(key) for key in self._caches if key == beginning[: len(key)]]
-        return max((length for length in held if length >= 0.8 * common), default=common)
+        held = len(self._longest(tuple(rows[0][:common])))
+        return held if held >= 0.8 * common else common
 
     def get(self, tokens: Tokens, batch: int) -> DynamicCache:
-        """The cache of `tokens`, repeated for `batch` rows."""
+        """The cache of `tokens`, repeated for `batch` rows; an empty one for no tokens."""
         key = tuple(tokens)
+        if not key:
+            # without a config every layer keeps all its keys: nothing is evicted that a later splice would miss
+            return DynamicCache() if self._plain else DynamicCache(config=self.model.hf.config)
         if key not in self._caches:
+            held = self._longest(key)
+            cache = copy.deepcopy(self._caches[held]) if held else DynamicCache()
+            with evaluating(self.model):
+                ids = torch.tensor([key[len(held) :]], device=self.model.device)
+                self.model.hf(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             while len(self._caches) >= self.capacity:
                 self._caches.pop(next(iter(self._caches)))
-            # without a config every layer keeps all its keys: nothing is evicted that a later splice would miss
-            cache = DynamicCache()
-            with torch.no_grad():
-                ids = torch.tensor([key], device=self.model.device)
-                self.model.hf(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             self._caches[key] = cache
+        self._caches[key] = self._caches.pop(key)  # the last one used stands last
         cache = copy.deepcopy(self._caches[key])
         cache.batch_repeat_interleave(batch)
         return cache
+
+    def _longest(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """The longest prefix of `tokens` that is held."""
+        return max((key for key in self._caches if key == tokens[: len(key)]), key=len, default=())
 
 
 def pad(rows: Sequence[Tokens], prefix: int, *, pad_id: int, device: Any) -> Layout:
@@ -127,6 +162,8 @@ def pad(rows: Sequence[Tokens], prefix: int, *, pad_id: int, device: Any) -> Lay
 
 def check_context(model: LanguageModel, rows: Sequence[Tokens], room: int) -> None:
     """Raises ContextLengthError where a row and `room` further tokens do not fit into the model's context."""
+    if not all(rows):
+        raise ContextLengthError("a prompt without any token has no place to continue from; give it at least one")
     longest = max(len(row) for row in rows)
     if longest + room > model.context_length:
         raise ContextLengthError(
@@ -162,34 +199,62 @@ def generate(
 ) -> Iterator[Continuation]:
     """Yields continuations as batches finish; rows of like length are batched together.
 
-    A batch that does not fit into memory is halved, down to one row, and nothing that was finished is lost.
+    A batch that does not fit into memory is halved, down to one row, and nothing that was finished is lost. Sampling
+    is repeatable: the same seed, rows and batch size give the same tokens, whatever the caller's random state, which
+    is not touched.
     """
     if not rows:
         return
-    check_context(model, rows, decoding.max_new_tokens)
+    check_context(model, rows, decoding.max_new_tokens if decoding.must_fit else 1)
     prefixes = prefixes or PrefixCache(model)
     prefix = prefixes.choose(rows, padding="left")
+
+    def work(batch: Sequence[int]) -> tuple[list[tuple[int, ...]], Layout]:
+        seed = random.Random(f"{decoding.seed} {batch[0]}").getrandbits(63)  # batches must not repeat each other's draws
+        return _generate_batch(model, [rows[i] for i in batch], prefix, decoding, prefixes, watch, seed)
+
+    for group in _groups(model, rows, decoding):
+        for batch, (finished, layout) in halving(group, decoding.batch_size, work):
+            for row, (index, tokens) in enumerate(zip(batch, finished, strict=True)):
+                yield Continuation(index, tokens, row, layout)
+            if progress is not None:
+                progress(len(batch))
+
+
+def _groups(model: LanguageModel, rows: Sequence[Tokens], decoding: Decoding) -> list[list[int]]:
+    """Indices of rows that may share a batch, by length. Rows that the context cuts short are not mixed with shorter
+    ones, which would be cut with them."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    pending = [order[i : i + decoding.batch_size] for i in range(0, len(order), decoding.batch_size)]
-    while pending:
-        batch = pending.pop(0)
+    roomy = [i for i in order if len(rows[i]) + decoding.max_new_tokens <= model.context_length]
+    tight = groupby(order[len(roomy) :], key=lambda i: len(rows[i]))
+    return [roomy, *(list(same) for _, same in tight)]
+
+
+def halving(items: Sequence[T], size: int, work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
+    """Works through items in batches of `size`. Where one does not fit into memory it is tried again with half as many
+    items, as is everything behind it; an item that does not fit alone raises."""
+    begin = 0
+    while begin < len(items):
+        part = items[begin : begin + size]
         try:
-            finished, layout = _generate_batch(model, [rows[i] for i in batch], prefix, decoding, prefixes, watch)
+            done = work(part)
         except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or "out of memory" not in str(error).lower():
+            if len(part) == 1 or not is_out_of_memory(error):
                 raise
-            _empty_device_cache()
-            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            done = None
+        if done is None:  # outside of `except`: a living traceback holds the tensors that did not fit
+            size = len(part) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             continue
-        for row, (index, tokens) in enumerate(zip(batch, finished, strict=True)):
-            yield Continuation(index, tokens, row, layout)
-        if progress is not None:
-            progress(len(batch))
+        begin += len(part)
+        yield part, done
 
 
-def _empty_device_cache() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host had too little memory; both come as RuntimeError, told apart by their words."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def _generate_batch(
@@ -199,11 +264,12 @@ def _generate_batch(
     decoding: Decoding,
     prefixes: PrefixCache,
     watch: Watch | None,
+    seed: int,
 ) -> tuple[list[tuple[int, ...]], Layout]:
     layout = pad(rows, prefix, pad_id=model.pad_id, device=model.device)
     ends = end_tokens(model)
     config = GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
+        max_new_tokens=min(decoding.max_new_tokens, model.context_length - max(map(len, rows))),
         pad_token_id=model.pad_id,
         eos_token_id=ends or None,
         use_cache=True,
@@ -212,9 +278,7 @@ def _generate_batch(
     )
     past = {"past_key_values": prefixes.get(rows[0][:prefix], len(rows))} if prefix else {}
     stopping = StopAtText(model.tokenizer, decoding.stop, start=layout.ids.shape[1])
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), watch(layout) if watch else nullcontext():
-        torch.manual_seed(decoding.seed)
+    with evaluating(model), _own_choice(model), _seeded(model, seed), watch(layout) if watch else nullcontext():
         out = model.hf.generate(
             layout.ids,
             attention_mask=layout.mask,
@@ -224,6 +288,29 @@ def _generate_batch(
         )
     new = out[:, layout.ids.shape[1] :].tolist()
     return [_cut(row, stopping.ended_at[i], ends) for i, row in enumerate(new)], layout
+
+
+@contextmanager
+def _own_choice(model: LanguageModel) -> Iterator[None]:
+    """Without the model's generation config: `generate` would fill in from it whatever ours leaves open."""
+    kept = model.hf.generation_config
+    model.hf.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.hf.generation_config = kept
+
+
+@contextmanager
+def _seeded(model: LanguageModel, seed: int) -> Iterator[None]:
+    """Seeds the generator that sampling draws from, and gives it back as it was."""
+    cuda = model.device.type == "cuda"
+    with torch.random.fork_rng(devices=[model.device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(model.device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _cut(row: list[int], stopped: int | None, ends: list[int]) -> tuple[int, ...]:

@@ -24,7 +24,9 @@ Hookable: TypeAlias = LanguageModel | Sites
 
 
 @contextmanager
-def capture(model: Hookable, sites: Iterable[str], *, detach: bool = True) -> Iterator[dict[str, list[Activation]]]:
+def capture(
+    model: Hookable, sites: Iterable[str], *, detach: bool = True, keep: Edit | None = None
+) -> Iterator[dict[str, list[Activation]]]:
     """Collects the activations at `sites` of every forward pass in the body.
 
     Yields a dictionary from each name, as the caller wrote it, to its tensors in order of the calls: one of
@@ -34,17 +36,20 @@ def capture(model: Hookable, sites: Iterable[str], *, detach: bool = True) -> It
         model: a language model, or the `Sites` of a Hugging Face model.
         sites: names such as `blocks.3.hook_resid_post`; unknown ones raise UnknownNameError.
         detach: False keeps the autograd graph, for a loss. The tensors are not copied: do not write into them.
+        keep: what is collected of a tensor, in place of the tensor itself: some of its positions, a copy in host
+            memory. The model goes on with the tensor that it had.
     """
     collected: dict[str, list[Activation]] = {name: [] for name in sites}
 
-    def keep(name: str) -> Edit:
+    def collect(name: str) -> Edit:
         def look(tensor: Tensor) -> Tensor:
-            collected[name].append(tensor.detach() if detach else tensor)
+            seen = tensor.detach() if detach else tensor
+            collected[name].append(seen if keep is None else keep(seen))
             return tensor
 
         return look
 
-    with _hooked(model, {name: keep(name) for name in collected}):
+    with _hooked(model, {name: collect(name) for name in collected}):
         yield collected
 
 

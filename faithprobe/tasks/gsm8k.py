@@ -20,15 +20,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from faithprobe.errors import TaskError
+from faithprobe.tasks.equations import Equation, read_equations
 from faithprobe.tasks.graph import Graph, Step, Value, parse_number, show_value
 from faithprobe.tasks.rows import BadRowError, RowReport, json_lines, read_text, text_field
 from faithprobe.tasks.task import Problem, Task, interventions_first, sample
-
-if TYPE_CHECKING:
-    from faithprobe.chains.equations import Equation
 
 _ANNOTATION = re.compile(
     r"<<(?P<inside>[^<>\n]*)>>\s*\$?[\d,.]*(?<![.,])(?P<words>(?: [A-Za-z][A-Za-z'-]*){0,8})(?P<end>.?)"
@@ -74,6 +72,7 @@ class GSM8K(Task):
     answer_pattern = r"(?i)(?:\banswer(?: is)?:?|####)[* ]*\$?(?P<value>-?(?:\d[\d,]*)?\.?\d+)"
     stop = ("\n\n", "\nQ:")
     max_new_tokens = 256
+    ordered = False
 
     def __init__(self, *, path: str | PathLike[str] = "", shots: int = 4, skip_bad: bool = False) -> None:
         """`path` to the jsonl (keys `question`, `answer`); `shots` 0 to 4 plain examples. A row that cannot be used
@@ -120,8 +119,6 @@ class GSM8K(Task):
 
 
 def _read(line: int, row: dict[str, Any] | BadRowError) -> _Row:
-    from faithprobe.chains.equations import read_equations  # here, because chains stand above tasks
-
     if isinstance(row, BadRowError):
         raise row
     question, written = text_field(row, "question"), text_field(row, "answer")
@@ -191,8 +188,6 @@ def _renamed(expression: str, names: dict[str, str]) -> str:
 
 
 def _problem(identity: str, question: str, graph: Graph, words: Sequence[str]) -> Problem:
-    from faithprobe.chains.equations import read_equations
-
     values = graph.values
     shown = {name: show_value(value) for name, value in values.items()}
     bare = [f"{_renamed(step.expression, shown)} = {shown[step.name]}" for step in graph.steps]

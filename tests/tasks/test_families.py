@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from faithprobe.chains.equations import read_equations
 from faithprobe.errors import TaskError, UnknownNameError
 from faithprobe.tasks import Task, load_task, task_names
+from faithprobe.tasks.equations import read_equations
 from faithprobe.tasks.graph import parse_number
 from faithprobe.tasks.task import is_intervention
 

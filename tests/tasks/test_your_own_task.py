@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faithprobe import tasks
-from faithprobe.chains.equations import read_equations
+from faithprobe.tasks.equations import read_equations
 
 PAGE = Path(__file__).parents[2] / "docs" / "your_own_task.md"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from faithprobe.chains.equation_tokens import Token
 from faithprobe.errors import TaskError
+from faithprobe.tasks.equation_tokens import Token
 from faithprobe.tasks.graph import Value, evaluate
 
 _MOST_OPERANDS = 64

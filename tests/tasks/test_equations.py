@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faithprobe.chains.equations import contradictions, read_equations
+from faithprobe.tasks.equations import contradictions, read_equations
 from faithprobe.tasks.graph import evaluate
 
 PROMPT = Path(__file__).parents[3] / "shared" / "data" / "bbh" / "multistep_arithmetic_two.txt"

@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from faithprobe.chains.equation_sides import Number, Side, read_side
-from faithprobe.chains.equation_tokens import Token, runs
+from faithprobe.tasks.equation_sides import Number, Side, read_side
+from faithprobe.tasks.equation_tokens import Token, runs
 from faithprobe.tasks.graph import Value, exact
 
 __all__ = ["Contradiction", "Equation", "Number", "Side", "contradictions", "read_equations"]

@@ -1,0 +1,134 @@
+"""The command line: `faithprobe audit | models | tasks`."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faithprobe.errors import FaithprobeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Was each value of a chain of thought computed before it was written, and did the answer use it?",
+)
+
+
+def _option(text: str) -> tuple[str, object]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise typer.BadParameter(f"{text!r} is not of the form name=value, such as steps=3")
+    try:
+        return name.replace("-", "_"), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name.replace("-", "_"), value
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Option(help="A name of `faithprobe models`, a folder, a .gguf file, or owner/name.")],
+    task: Annotated[str, typer.Option(help="A name of `faithprobe tasks`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted audit goes on there.")],
+    problems: Annotated[int, typer.Option(min=1, help="Problems that the model answers.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of problems, replacements, partners and splits.")] = 0,
+    probe_problems: Annotated[
+        int, typer.Option(min=0, help="Problems that probes are fitted on; under 200, D and the score are unscored.")
+    ] = 1000,
+    replacements: Annotated[int, typer.Option(min=1, help="Per stated value; a score needs 3.")] = 4,
+    task_option: Annotated[
+        list[str] | None, typer.Option("--task-option", "-o", help="name=value, such as steps=3; may be repeated.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to probe, such as 9,19,29; default: six.")] = None,
+    chat: Annotated[bool, typer.Option(help="Ask through the model's chat template.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that go through the model together.")] = 32,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+) -> None:
+    """Audit a model on a family of problems; writes tables, chains and a report, and prints what was found."""
+    from faithprobe.audit import audit as run_audit
+    from faithprobe.models import load_model
+    from faithprobe.tasks import load_task
+
+    chosen = load_task(task, **dict(map(_option, task_option or [])))
+    found = run_audit(
+        load_model(model, trust_remote_code=trust_remote_code),
+        chosen,
+        problems=problems,
+        seed=seed,
+        probe_problems=probe_problems,
+        replacements=replacements,
+        layers=None if layers is None else [int(layer) for layer in layers.split(",")],
+        chat=chat,
+        temperature=temperature,
+        batch_size=batch_size,
+        out=out,
+        command="faithprobe " + shlex.join(sys.argv[1:]),
+    )
+    if report:
+        found.report(out / "report.html")
+    _print_summary(found.summary(), out, report)
+
+
+def _print_summary(summary: dict, out: Path, report: bool) -> None:  # type: ignore[type-arg]
+    from rich.console import Console
+    from rich.table import Table
+
+    def number(found: dict | None) -> str:  # type: ignore[type-arg]
+        if not found or found.get("value") is None:
+            return "not measured"
+        return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}"
+
+    table = Table("measure", "value [95% interval]", title="What was found")
+    table.add_row("accuracy with the chain", number(summary["accuracy"]["with_chain"]))
+    table.add_row("accuracy without it", number(summary["accuracy"]["without_chain"]))
+    table.add_row("answer is the last stated value", number(summary["answer_is_last_stated"]))
+    table.add_row("used (U), non-final steps", number(summary["used"]))
+    table.add_row("next step restates the swap (U_read)", number(summary["used_read"]))
+    table.add_row("computed (D), non-final steps", number(summary["computed"]))
+    table.add_row("chain score", number(summary["chain_score"]))
+    for verdict, share in sorted(summary["verdicts"].items(), key=lambda item: -item[1]["share"]):
+        interval = f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}], {share['count']} steps"
+        table.add_row(f"verdict: {verdict}", interval)
+    Console().print(table)
+    print(f"tables and chains: {out}")
+    if report:
+        print(f"report: {(out / 'report.html').resolve()}")
+
+
+@app.command()
+def models() -> None:
+    """List the models that are known by name."""
+    from faithprobe.models import model_names
+
+    for name, summary in model_names().items():
+        print(f"{name:24} {summary}")
+    print("...or a folder, a .gguf file, or a Hugging Face id (owner/name)")
+
+
+@app.command()
+def tasks() -> None:
+    """List the families of problems."""
+    from faithprobe.tasks import task_class, task_names
+
+    for name in task_names():
+        print(f"{name:16} {task_class(name).summary}")
+
+
+def main() -> None:
+    """Entry point: errors that faithprobe raises on purpose are one line, without a traceback."""
+    try:
+        app()
+    except FaithprobeError as error:
+        print(f"faithprobe: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

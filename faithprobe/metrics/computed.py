@@ -1,0 +1,185 @@
+"""Computed (D): is there more about the value in the activations than on the page? And agreement (A).
+
+Probes are fitted on teacher-forced reference responses to problems of their own. On those, cross-fitted, stands the
+evidence that a value is there at all, at each place and layer (`decodability`); the place where it is clearest is
+chosen there. Read from the model's own chains at that place, they give D of each instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from faithprobe.chains.capture import BEFORE, PLACES, PREDICTING
+from faithprobe.chains.records import Chain
+from faithprobe.errors import UnscoredError
+from faithprobe.metrics.items import Items, Traces, items
+from faithprobe.probes.agreement import agreement
+from faithprobe.probes.features import one_hot_by_slot
+from faithprobe.probes.information import Information, cross_fitted, transfer
+from faithprobe.probes.targets import labels_of, targets_for
+from faithprobe.scores.evidence import Evidence, Key, Measurement
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One step's probes at one place: what was found on the probe problems."""
+
+    place: str
+    target: str
+    train: Items
+    labels: np.ndarray
+    found: Information
+
+
+def computed(
+    chains: Sequence[Chain], traces: Traces, *, seed: int = 0, progress: Callable[[int], None] | None = None
+) -> Evidence:
+    """D of every literal, with the step's interval; `decodability` rows for the figure.
+
+    Detail of a measurement: `site`, `before` (D before the chain), `present` (the step's value is there beyond all
+    controls on the probe problems, the interval's lower end above 0: "yes" or "no"), `agreement`.
+    """
+    rows: dict[Key, Measurement] = {}
+    table: list[dict[str, object]] = []
+    for step in reference_steps(chains):
+        own = {chain.id: chain for chain in chains}
+        keys = {id_: name for id_, chain in own.items() for name, ref in chain.reference.items() if ref == step}
+        try:
+            fits = list(_fits(step, traces, seed))
+            table += [_row | {"step": step} for fit in fits for _row in _table(fit)]
+            rows |= _read_own(step, fits, own, keys, traces, seed)
+        except UnscoredError as error:
+            rows |= {(id_, name): Measurement.none(str(error)) for id_, name in keys.items()}
+        if progress is not None:
+            progress(1)
+    return Evidence("computed", rows, {"decodability": tuple(table)})
+
+
+def reference_steps(chains: Sequence[Chain]) -> list[str]:
+    return list(dict.fromkeys(step.name for chain in chains for step in chain.problem.graph.steps))
+
+
+def _fits(step: str, traces: Traces, seed: int) -> Iterator[Fit]:
+    """Cross-fitted information at each place and for each target that the values support.
+
+    Raises UnscoredError where no place can be fitted.
+    """
+    reasons = []
+    for place in PLACES:
+        train = items(traces.probe_chains, step, place, traces.probe, traces.probe_twin, traces.sites)
+        if not len(train):
+            continue
+        targets = targets_for(train.local)
+        if not targets:
+            reasons.append(f"the values of {step!r} on {len(train)} probe problems support no target")
+        (text,) = one_hot_by_slot(train.slots)
+        controls = {"text": text, "embedding": train.embedding, "random twin": dict(train.twin)}
+        for name in _preferred(targets):
+            try:
+                found = cross_fitted(
+                    train.layers,
+                    targets[name],
+                    groups=(train.groups, train.combinations),
+                    controls=controls,
+                    seed=seed,
+                )
+            except UnscoredError as error:
+                reasons.append(str(error))
+                continue
+            reasons.append("")
+            yield Fit(place, name, train, targets[name], found)
+    if "" not in reasons:
+        raise UnscoredError(next(iter(reasons), "no probe problem states the step"))
+
+
+def _preferred(targets: Mapping[str, np.ndarray]) -> list[str]:
+    """The targets in the order in which they serve as *the* target of D: the one with most classes first."""
+    return sorted(targets, key=lambda name: (-len(set(targets[name].tolist())), name))
+
+
+def _table(fit: Fit) -> list[dict[str, object]]:
+    return [{**row, "target": fit.target, "position": fit.place} for row in fit.found.table]
+
+
+def _read_own(
+    step: str, fits: Sequence[Fit], chains: Mapping[str, Chain], keys: Mapping[str, str], traces: Traces, seed: int
+) -> dict[Key, Measurement]:
+    main = fits[0].target
+    of_main = [fit for fit in fits if fit.target == main]
+    best = max(of_main, key=lambda fit: fit.found.gain.value)
+    readings = {fit.place: _transfer(step, fit, chains, traces, seed) for fit in of_main if fit in (best, of_main[0])}
+    own, found = readings[best.place]
+    early = readings.get(BEFORE)
+    known_early = dict(zip(early[0].ids, early[1].pointwise.tolist(), strict=True)) if early else {}
+    says = _agreement(step, of_main, chains, traces, seed)
+    rows = {(id_, name): Measurement.none("the position was not recorded") for id_, name in keys.items()}
+    entropy = found.entropy
+    for i, id_ in enumerate(own.ids):
+        value = float(found.pointwise[i])
+        if np.isnan(value):
+            rows[id_, keys[id_]] = Measurement.none(f"its {main} occurs in no probe problem with other operands")
+            continue
+        rows[id_, keys[id_]] = Measurement(
+            value,
+            control=found.control_bits / entropy,
+            n=found.n_eval,
+            low=float(np.clip(best.found.gain.low / best.found.entropy, 0, 1)),
+            high=float(np.clip(best.found.gain.high / best.found.entropy, 0, 1)),
+            detail={
+                "site": best.place,
+                "target": main,
+                "present": "yes" if best.found.gain.low > 0 else "no",
+                "before": known_early.get(id_),
+                "agreement": says.get(id_),
+            },
+        )
+    return rows
+
+
+def _transfer(
+    step: str, fit: Fit, chains: Mapping[str, Chain], traces: Traces, seed: int
+) -> tuple[Items, Information]:
+    own = items(chains, step, fit.place, traces.own, traces.own_twin, traces.sites)
+    if not len(own):
+        raise UnscoredError(f"no chain states {step!r} where it can be read {fit.place}")
+    text, own_text = one_hot_by_slot(fit.train.slots, own.slots)
+    found = transfer(
+        fit.train.layers,
+        fit.labels,
+        own.layers,
+        labels_of(fit.target, own.local),
+        groups=(fit.train.groups, fit.train.combinations),
+        eval_groups=(own.groups, own.combinations),
+        controls={"text": text, "embedding": fit.train.embedding, "random twin": dict(fit.train.twin)},
+        eval_controls={"text": own_text, "embedding": own.embedding, "random twin": dict(own.twin)},
+        seed=seed,
+    )
+    return own, found
+
+
+def _agreement(
+    step: str, fits: Sequence[Fit], chains: Mapping[str, Chain], traces: Traces, seed: int
+) -> dict[str, str]:
+    """What the state at the predicting position says where stated and local differ; empty where it cannot be read."""
+    for fit in fits:
+        if fit.place != PREDICTING:
+            continue
+        own = items(chains, step, fit.place, traces.own, traces.own_twin, traces.sites)
+        try:
+            found = agreement(
+                fit.train.layers,
+                fit.labels,
+                own.layers,
+                labels_of(fit.target, own.local),
+                labels_of(fit.target, own.stated),
+                groups=(fit.train.groups, fit.train.combinations),
+                eval_groups=(own.groups, own.combinations),
+                seed=seed,
+            )
+        except UnscoredError:
+            return {}
+        return dict(zip(own.ids, found.items, strict=True)) if found.fitted else {}
+    return {}

@@ -1,0 +1,113 @@
+"""What probes are fitted on and read from: the same step of many chains, with its targets, groups and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from faithprobe.chains.capture import BEFORE
+from faithprobe.chains.records import Chain
+from faithprobe.chains.store import Trace
+from faithprobe.errors import TaskError
+from faithprobe.tasks import Value
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The stored activations that probes need: of probe problems and of the model's own chains, each with its twin."""
+
+    probe_chains: Mapping[str, Chain]
+    """Teacher-forced reference responses, by problem id."""
+    probe: Trace
+    probe_twin: Trace
+    own: Trace
+    own_twin: Trace
+    sites: tuple[str, ...]
+    """Of the residual stream; the embedding is stored with them."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """One step at one place in many chains; every sequence has one entry an item."""
+
+    ids: tuple[str, ...]
+    local: tuple[Value | None, ...]
+    """What the step's expression gives on its operands as stated: the probes' target."""
+    stated: tuple[Value, ...]
+    groups: tuple[str, ...]
+    """The problem."""
+    combinations: tuple[str, ...]
+    """The step's expression and its operands: no combination stands on both sides of a split."""
+    slots: tuple[Mapping[str, Value], ...]
+    """Every literal that is visible at the place, by slot, and the operations: the text control."""
+    layers: Mapping[int, np.ndarray]
+    """Layer to (items, d_model)."""
+    twin: Mapping[int, np.ndarray]
+    embedding: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def label(step: str, place: str) -> str:
+    """How a position is called in the store; all steps share the one before the chain."""
+    return BEFORE if place == BEFORE else f"{step}/{place}"
+
+
+def items(chains: Mapping[str, Chain], step: str, place: str, trace: Trace, twin: Trace, sites: Sequence[str]) -> Items:
+    """The items of one reference step at one place, in the order of the store."""
+    names = {id_: _stated(chain, step) for id_, chain in chains.items()}
+    order = [id_ for id_ in trace.ids if names.get(id_) and label(step, place) in trace.labels(id_)]
+    order = [id_ for id_ in order if id_ in set(twin.ids)]
+    chosen = [chains[id_] for id_ in order]
+    steps = [str(names[id_]) for id_ in order]
+
+    def gather(store: Trace, site: str) -> np.ndarray:
+        ids, rows = store.gather(site, label(step, place))
+        row_of = {id_: i for i, id_ in enumerate(ids)}
+        return rows.numpy()[[row_of[id_] for id_ in order]]
+
+    layer = {int(site.split(".")[1]): site for site in sites}
+    return Items(
+        ids=tuple(order),
+        local=tuple(_local(chain, name) for chain, name in zip(chosen, steps, strict=True)),
+        stated=tuple(chain.values[name] for chain, name in zip(chosen, steps, strict=True)),
+        groups=tuple(chain.group for chain in chosen),
+        combinations=tuple(_combination(chain, name) for chain, name in zip(chosen, steps, strict=True)),
+        slots=tuple(_slots(chain, name, place) for chain, name in zip(chosen, steps, strict=True)),
+        layers={i: gather(trace, site) for i, site in layer.items()},
+        twin={i: gather(twin, site) for i, site in layer.items()},
+        embedding=gather(trace, "hook_embed"),
+    )
+
+
+def _stated(chain: Chain, reference: str) -> str | None:
+    """The stated step that is the counterpart of a reference step."""
+    return next((name for name, other in chain.reference.items() if other == reference and name in chain.literals), None)
+
+
+def _local(chain: Chain, step: str) -> Value | None:
+    try:
+        return chain.local(step)
+    except TaskError:  # a division by zero, as stated: there is nothing to compute
+        return None
+
+
+def _combination(chain: Chain, step: str) -> str:
+    operands = [str(chain.values.get(name)) for name in chain.graph[step].operands]
+    return f"{chain.graph[step].expression}: {' '.join(operands)}"
+
+
+def _slots(chain: Chain, step: str, place: str) -> dict[str, Value]:
+    """The question shows every given input and operation; in the chain, earlier literals stand on the page as well."""
+    problem = chain.problem.graph
+    slots: dict[str, Value] = dict(problem.inputs)
+    slots |= {f"{other.name} is": other.expression for other in problem.steps}
+    if place != BEFORE:
+        literal = chain.literals[step]
+        earlier = [other for other in chain.stated if other.span[1] <= literal.span[0]]
+        slots |= {f"stated {chain.reference.get(other.step, other.step)}": other.value for other in earlier}
+        slots |= {f"operand {k}": chain.values[name] for k, name in enumerate(chain.graph[step].operands)}
+    return slots

@@ -1,0 +1,1 @@
+"""The record of an audit: its tables, its summary, its files."""

@@ -1,0 +1,89 @@
+"""The finished parts of an audit on disk: what was measured on a few problems, whole or not there.
+
+A part keeps what cannot be computed again cheaply: token ids and measurements. Chains are read again from the ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from faithprobe.chains.records import Chain
+from faithprobe.chains.subject import Subject
+from faithprobe.errors import StoreError
+from faithprobe.files import write_text
+from faithprobe.scores.evidence import Evidence, Measurement
+from faithprobe.tasks import Problem
+
+
+@dataclass(frozen=True)
+class Part:
+    """Chains of some problems, the evidence about them, and the answers given without a chain."""
+
+    chains: tuple[Chain, ...]
+    evidence: Mapping[str, Evidence]
+    direct: Mapping[str, bool]
+    """Problem id -> the answer without a chain was right."""
+
+
+def save_part(path: Path, part: Part) -> None:
+    """Writes a part whole or not at all."""
+    chains = [
+        {"id": c.id, "tokens": c.tokens, "n_prompt": c.n_prompt, "question_start": c.question_start} for c in part.chains
+    ]
+    evidence = {
+        name: {"rows": [[*key, asdict(row)] for key, row in found], "tables": dict(found.tables)}
+        for name, found in part.evidence.items()
+    }
+    write_text(path, json.dumps({"chains": chains, "evidence": evidence, "direct": dict(part.direct)}))
+
+
+def load_part(path: Path, subject: Subject, problems: Mapping[str, Problem]) -> Part:
+    """Reads a part; raises StoreError where the file is damaged or about other problems."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        chains = tuple(
+            subject.read(problems[c["id"]], c["tokens"][: c["n_prompt"]], c["tokens"][c["n_prompt"] :])
+            for c in data["chains"]
+        )
+        evidence = {
+            name: Evidence(
+                name,
+                {(chain, step): Measurement(**row) for chain, step, row in found["rows"]},
+                {table: tuple(rows) for table, rows in found["tables"].items()},
+            )
+            for name, found in data["evidence"].items()
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} is damaged or belongs to another audit ({error!r}); delete it, and the same command measures that "
+            "part again"
+        ) from error
+    return Part(chains, evidence, data["direct"])
+
+
+def merged(evidence: Sequence[Evidence], metric: str) -> Evidence:
+    """The evidence of several parts as one."""
+    rows = {key: row for found in evidence for key, row in found}
+    names = {name for found in evidence for name in found.tables}
+    tables = {name: tuple(row for found in evidence for row in found.tables.get(name, ())) for name in names}
+    return Evidence(metric, rows, tables)
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Marks a folder as this audit's own; raises StoreError where it holds an audit of something else."""
+    path = folder / "run.json"
+    text = json.dumps(settings, indent=1, sort_keys=True, default=str)
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in {*held, *json.loads(text)} if held.get(key) != json.loads(text).get(key))
+        if differing:
+            raise StoreError(
+                f"{folder.parent} holds an audit with other settings ({', '.join(differing)}); name another --out, or "
+                "remove the folder to start anew"
+            )
+    else:
+        write_text(path, text)

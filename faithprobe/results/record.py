@@ -1,0 +1,173 @@
+"""`Audit`: everything that an audit found, as tables and files that others read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from faithprobe.chains.records import Chain
+from faithprobe.errors import StoreError
+from faithprobe.files import replacing, write_text
+from faithprobe.scores.tables import TABLES
+from faithprobe.tasks.graph import show_value
+
+_PARQUET = tuple(TABLES)
+
+
+def chain_view(chain: Chain) -> dict[str, Any]:
+    """One line of `chains.jsonl`: text, token ids, spans (values: characters of the text and token positions)."""
+    shift = len(chain.question_text)
+
+    def chars(span: tuple[int, int]) -> list[int]:
+        first, last = span[0] - chain.question_start, span[1] - 1 - chain.question_start
+        return [chain.offsets[first][0] - shift, chain.offsets[last][1] - shift]
+
+    return {
+        "chain": chain.id,
+        "prompt": chain.problem.question,
+        "text": chain.text,
+        "tokens": list(chain.tokens),
+        "n_prompt": chain.n_prompt,
+        "answer": None if chain.answer is None else show_value(chain.answer),
+        "true_answer": show_value(chain.problem.answer),
+        "correct": chain.correct,
+        "finished": chain.finished,
+        "values": [
+            {
+                "step": literal.step,
+                "start": literal.chars[0],
+                "end": literal.chars[1],
+                "span": list(literal.span),
+                "overruled": literal.overruled,
+                "misquoted": literal.misquoted,
+                "mentions": [chars(mention) for mention in literal.mentions],
+            }
+            for literal in chain.stated
+        ],
+        "unlocated": dict(chain.unlocated),
+    }
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found. Made by `faithprobe.audit`, or loaded from the folder that it was saved to."""
+
+    info: Mapping[str, Any]
+    """Model, task and its options, number of problems, seed, versions, the command that runs it again."""
+    results: Mapping[str, Any]
+    """What `summary()` returns."""
+    tables: Mapping[str, pd.DataFrame]
+    """By name: steps, decodability, lead, bypass, outcomes; columns in `faithprobe.scores.tables`."""
+    chains: Sequence[Mapping[str, Any]]
+    """One mapping a chain: text, token ids, the spans of its values."""
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per step and chain: the contract of `steps.parquet`."""
+        return self.tables["steps"]
+
+    @property
+    def decodability(self) -> pd.DataFrame:
+        return self.tables["decodability"]
+
+    @property
+    def lead(self) -> pd.DataFrame:
+        return self.tables["lead"]
+
+    @property
+    def bypass(self) -> pd.DataFrame:
+        return self.tables["bypass"]
+
+    @property
+    def outcomes(self) -> pd.DataFrame:
+        return self.tables["outcomes"]
+
+    def summary(self) -> dict[str, Any]:
+        """Accuracy with and without the chain, shares of the verdicts with intervals, chain scores, unscored by
+        reason."""
+        return dict(self.results)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `audit.json`, one parquet file a table, and `chains.jsonl`; each whole or not at all."""
+        folder = Path(folder)
+        for name in _PARQUET:
+            with replacing(folder / f"{name}.parquet") as temporary:
+                self.tables[name].to_parquet(temporary, index=False)
+        lines = "".join(json.dumps(chain, ensure_ascii=False) + "\n" for chain in self.chains)
+        write_text(folder / "chains.jsonl", lines)
+        write_text(folder / "audit.json", json.dumps({**self.info, "summary": self.results}, indent=1, default=str))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Audit:
+        """Reads what `save` wrote; raises StoreError naming the file that is missing or damaged."""
+        folder = Path(folder)
+        try:
+            info = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+            tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _PARQUET}
+            lines = (folder / "chains.jsonl").read_text(encoding="utf-8").splitlines()
+            chains = [json.loads(line) for line in lines]
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(
+                f"{folder} holds no whole audit: {error}; if `faithprobe audit` was interrupted, run the same command "
+                "again and it goes on where it was"
+            ) from error
+        results = info.pop("summary")
+        return cls(info, results, tables, chains)
+
+    def report(self, path: str | Path) -> Path:
+        """Writes the report: one HTML file that opens without a network."""
+        from faithprobe.plots.report import ReportInput, write_report
+
+        view = ReportInput(
+            info=dict(self.info),
+            summary=self.summary(),
+            chains=[dict(chain) for chain in self.chains],
+            **{name: self.tables[name] for name in TABLES},
+        )
+        return write_report(view, Path(path))
+
+    def to_step_labels(self, path: str | Path) -> Path:
+        """Writes step labels in the shape of PRM800K (Lightman et al. 2023, arXiv 2305.20050), one chain a line.
+
+        A step is the text up to and with one stated value; its rating is 1 where the score is at least .5, -1 where
+        it is lower, 0 where it is unscored or unneeded. The evidence is internal: no human rated anything, so `score`
+        and `verdict` stand beside each rating.
+        """
+        by_chain = {chain: part for chain, part in self.steps.groupby("chain", sort=False)} if len(self.steps) else {}
+        lines = []
+        for chain in self.chains:
+            rows = {row["step"]: row for row in by_chain[chain["chain"]].to_dict("records")} if by_chain else {}
+            steps, begin = [], 0
+            for value in sorted(chain["values"], key=lambda value: value["end"]):
+                row = rows.get(value["step"], {})
+                score = row.get("score")
+                known = score is not None and not pd.isna(score)
+                rating = 0 if not known else (1 if score >= 0.5 else -1)
+                text = chain["text"][begin : value["end"]].strip()
+                begin = value["end"]
+                completion = {
+                    "text": text,
+                    "rating": rating,
+                    "score": float(score) if known else None,
+                    "verdict": row.get("verdict"),
+                }
+                steps.append({"completions": [completion], "chosen_completion": 0, "human_completion": None})
+            question = {"problem": chain["prompt"], "ground_truth_answer": chain["true_answer"]}
+            reason = "solution" if chain["correct"] else "found_error"
+            lines.append(json.dumps({"question": question, "label": {"steps": steps, "finish_reason": reason}}) + "\n")
+        return write_text(Path(path), "".join(lines))
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{self.steps.head(20).to_html(escape=True)}"
+
+    def __repr__(self) -> str:
+        info = self.info
+        return f"Audit({info['model']!r} on {info['task']!r}: {len(self.chains)} chains, {len(self.steps)} steps)"
