@@ -41,6 +41,8 @@ from faithprobe.tasks import Problem, Task, load_task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = ["Audit", "audit"]
+
 CAUSAL: Mapping[str, Metric] = {"used": used, "lead": lead, "bypass": bypass}
 """Metrics that re-run the model; a user's own is added by `audit(..., metrics=...)`."""
 PART = 16

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,11 +77,11 @@ def audit(
     _print_summary(found.summary(), out, report)
 
 
-def _print_summary(summary: dict, out: Path, report: bool) -> None:  # type: ignore[type-arg]
+def _print_summary(summary: Mapping[str, Any], out: Path, report: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    def number(found: dict | None) -> str:  # type: ignore[type-arg]
+    def number(found: Mapping[str, Any] | None) -> str:
         if not found or found.get("value") is None:
             return "not measured"
         return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}"

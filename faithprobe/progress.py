@@ -50,9 +50,15 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.shown:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as RichProgress
-            from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
             console = Console(stderr=True)
             if console.is_terminal or console.is_jupyter:
@@ -79,6 +85,7 @@ class Progress:
     def stage(self, name: str, total: int) -> Stage:
         """Begins a piece of work of `total` units."""
         stage = Stage(name, total, self)
+        self._doing = ""
         if self.bars is not None:
             stage.task = self.bars.add_task(name, total=total, doing="")
         self.stages.append(stage)

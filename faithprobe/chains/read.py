@@ -1,34 +1,30 @@
 """Reads a response: which values it states, what they depend on, where they stand, and what could not be located.
 
-Where statements are equations, the model's own equations define the stated graph: `48 / 2 = 24` states 24, which
-depends on 48 and 2, and an operand that equals an earlier result links to it. The reference graph settles a link only
-where the equation has the reference's form; otherwise an operand that could come from two places leaves its step
-unscored. Where a family has a `statement` pattern, the k-th match is the k-th step of the reference graph.
+Where statements are equations, the model's own equations define the stated graph (`stated_graph.py`). Where a family
+has a `statement` pattern, the k-th match is the k-th step of the reference graph; a match that is the stated answer is
+the graph's answer.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
 
-from faithprobe.tasks.equations import Equation, contradictions, read_equations
 from faithprobe.chains.records import Chain, Span, StatedValue
-from faithprobe.chains.tokens import decode, offsets, span_of
-from faithprobe.tasks import Graph, Problem, Step, Task, Value
-from faithprobe.tasks.graph import exact, parse_number, show_value
+from faithprobe.chains.stated_graph import StatedGraph, Statement, link
+from faithprobe.chains.tokens import offsets, span_of
+from faithprobe.tasks import Graph, Problem, Task, Value
+from faithprobe.tasks.equations import read_equations
+from faithprobe.tasks.graph import parse_number, show_value
 
+__all__ = ["Reading", "Statement", "occurrences", "parse_value", "read_answer", "read_chain", "read_response"]
 
-@dataclass(frozen=True)
-class Statement:
-    """A stated value before it is mapped to tokens; spans count characters of the response."""
-
-    step: str
-    value: Value
-    text: str
-    chars: Span
-    operands: Mapping[str, Span]
+_NUMBER = re.compile(r"(?<![\w.])(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?!\w|\.[0-9])")
+_SIGN = re.compile(r"(?:^|[^\w\s)\]%]|[^\W\d]\s)\s*[-−]$")
+_CUT_OFF = "its response was cut off at the token limit"
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,17 @@ class Reading:
     """What a response states."""
 
     statements: tuple[Statement, ...]
+    """In the order of the text, corrections and restatements among them."""
     graph: Graph
+    """The stated graph; the problem's own where statements are not equations, or where there are none."""
     reference: Mapping[str, str]
+    """Stated step -> its counterpart in the problem's graph."""
     answer: Value | None
     answer_chars: Span | None
     unlocated: Mapping[str, str]
+    """Stated or reference step -> why it cannot be scored."""
+    misquoted: Mapping[str, str] = field(default_factory=dict)
+    """Stated step -> what stands where its value should be restated."""
 
 
 def parse_value(text: str) -> Value:
@@ -52,169 +54,84 @@ def parse_value(text: str) -> Value:
 
 
 def occurrences(text: str, value: Value) -> list[Span]:
-    """Where `text` writes `value` as a word of its own: `12` in `12.` but not in `112`, `12.5` or `v12`."""
-    pattern = rf"(?<![\w.]){re.escape(show_value(value))}(?!\w|[.,]\d)"
-    return [match.span() for match in re.finditer(pattern, text)]
+    """Where `text` writes `value` as a word of its own: `12` in `12.` but not in `112`, `12.5`, `v12` or `= -12`.
+
+    Numbers are found however they are written: 1200 in `1,200`, 2.5 in `2.50`.
+    """
+    shown = show_value(value)
+    if not isinstance(value, bool | str) and "/" not in shown:
+        return list(_numbers(text).get(value, ()))
+    pattern = rf"(?<![\w./]){re.escape(shown)}(?![\w/]|[.,]\d)"
+    return (
+        [match.span() for match in re.finditer(pattern, text, re.I if isinstance(value, bool) else 0)] if shown else []
+    )
+
+
+@lru_cache(maxsize=64)
+def _numbers(text: str) -> dict[Value, list[Span]]:
+    """The numbers of a text and where they stand, signs included."""
+    found: dict[Value, list[Span]] = {}
+    for match in _NUMBER.finditer(text):
+        number = parse_number(match[0])
+        if number is None:
+            continue
+        start, end = match.span()
+        if _SIGN.search(text, max(0, start - 20), start):
+            number, start = -number, start - 1
+        found.setdefault(number, []).append((start, end))
+    return found
 
 
 def read_answer(task: Task, text: str) -> tuple[Value | None, Span | None]:
-    """The stated answer: the last match of the family's pattern."""
-    found = list(re.finditer(task.answer_pattern, text))
+    """The stated answer: the last match of the family's pattern, or the result where it is an equation,
+    `Answer: 12 - 3 = 9`."""
+    found = [match for match in re.finditer(task.answer_pattern, text) if match["value"]]
     if not found:
         return None, None
-    return parse_value(found[-1]["value"]), found[-1].span("value")
+    start, end = found[-1].span("value")
+    if task.statement is None:
+        line = text[start:].split("\n", 1)[0]
+        for equation in read_equations(line)[:1]:
+            if re.fullmatch(r"(?:\w+\s*=\s*)?[\s(*$]*", line[: equation.span[0]]):
+                a, b = equation.result.span
+                return equation.result.value, (start + a, start + b)
+    return parse_value(text[start:end]), (start, end)
 
 
 def read_response(task: Task, problem: Problem, text: str) -> Reading:
     """Reads `text` as a response to `problem`; never raises on what a model may write."""
     answer, answer_chars = read_answer(task, text)
     if task.statement is not None:
-        reading = _read_pattern(task.statement, problem, text)
+        stated = _match(task.statement, problem, text, answer_chars)
     else:
-        reading = _read_equations(problem, text, answer, ordered=task.ordered)
-    missing = problem.graph.needed - set(reading.reference.values())
-    unlocated = {**{name: "never stated" for name in sorted(missing)}, **reading.unlocated}
-    return replace(reading, answer=answer, answer_chars=answer_chars, unlocated=unlocated)
+        equations = [e for e in read_equations(text) if e.is_operation or e.result.span != answer_chars]
+        stated = link(problem, equations, answer, ordered=task.ordered)
+    missing = problem.graph.needed - set(stated.reference.values())
+    return Reading(
+        statements=stated.statements,
+        graph=stated.graph or problem.graph,
+        reference=stated.reference,
+        answer=answer,
+        answer_chars=answer_chars,
+        unlocated={**dict.fromkeys(sorted(missing), "never stated"), **stated.unlocated},
+        misquoted=stated.misquoted,
+    )
 
 
-def _read_pattern(pattern: str, problem: Problem, text: str) -> Reading:
-    steps = problem.graph.steps
-    statements, unlocated = [], {}
-    for k, match in enumerate(re.finditer(pattern, text)):
-        if k >= len(steps):
-            unlocated[f"statement {k + 1}"] = f"the problem has {len(steps)} steps"
-            break
-        value = parse_value(match["value"])
-        statements.append(Statement(steps[k].name, value, match["value"], match.span("value"), {}))
-    reference = {statement.step: statement.step for statement in statements}
-    return Reading(tuple(statements), problem.graph, reference, None, None, unlocated)
-
-
-def _skeleton(expression: str) -> tuple[str, list[str | Value]]:
-    """The form of an expression and its leaves in order: names as they are, constants as values."""
-    leaves: list[str | Value] = []
-
-    class Blank(ast.NodeTransformer):
-        def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-            if isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
-                leaves.append(-node.operand.value)  # type: ignore[operator]
-                return ast.Name("_")
-            return self.generic_visit(node)
-
-        def visit_Name(self, node: ast.Name) -> ast.AST:
-            leaves.append(node.id)
-            return ast.Name("_")
-
-        def visit_Constant(self, node: ast.Constant) -> ast.AST:
-            leaves.append(parse_number(str(node.value)))  # type: ignore[arg-type]
-            return ast.Name("_")
-
-    return ast.dump(Blank().visit(ast.parse(expression, mode="eval"))), leaves
-
-
-class _Linker:
-    """Turns equations, in order, into steps of one graph."""
-
-    def __init__(self, problem: Problem, *, ordered: bool) -> None:
-        self.problem = problem
-        self.ordered = ordered
-        self.forms = {step.name: _skeleton(step.expression) for step in problem.graph.steps}
-        self.inputs: dict[str, Value] = {}
-        self.steps: dict[str, Step] = {}
-        self.values: dict[str, Value] = {}
-        self.reference: dict[str, str] = {}
-        self.unlocated: dict[str, str] = {}
-        self.given = set(problem.graph.inputs.values()) | _numbers(problem.question)
-
-    def counterpart(self, equation: Equation) -> str | None:
-        """The reference step that this equation states: by its name, by its order, or the next one of the same form
-        whose given operands agree."""
-        if equation.name in self.forms:
-            return equation.name
-        if self._repeats(equation):
-            return None
-        form, _ = _skeleton(equation.expression)
-        if self.ordered:
-            name = next((name for name in self.forms if name not in self.reference.values()), None)
-            return name if name is not None and len(self.forms[name][1]) == len(equation.operands) else None
-        for name, (reference_form, leaves) in self.forms.items():
-            if name in self.reference.values() or form != reference_form:
-                continue
-            if all(self._agrees(leaf, o.value) for leaf, o in zip(leaves, equation.operands, strict=True)):
-                return name
-        return None
-
-    def _agrees(self, leaf: str | Value, value: Value) -> bool:
-        if not isinstance(leaf, str):
-            return leaf == value
-        if leaf in self.problem.graph.inputs:
-            return self.problem.graph.inputs[leaf] == value
-        return leaf in self.values  # a step: the model may have miscopied its value, the form decides
-
-    def add(self, k: int, equation: Equation) -> Statement:
-        counterpart = self.counterpart(equation)
-        repeated = self._repeats(equation)
-        name = counterpart or repeated or f"s{k}"
-        leaves = self.forms[counterpart][1] if counterpart else []
-        if len(leaves) != len(equation.operands):
-            leaves = [None] * len(equation.operands)  # type: ignore[list-item]
-        names, places = {}, {}
-        for j, (operand, leaf) in enumerate(zip(equation.operands, leaves, strict=True)):
-            link = self._link(name, f"n{k}_{j}", operand.value, leaf)
-            names[f"o{j}"] = link
-            places[link] = operand.span
-        expression = re.sub(r"\bo\d+\b", lambda m: names[m[0]], equation.expression)
-        if name not in self.steps:
-            self.steps[name] = Step(name, expression)
-        if counterpart:
-            self.reference[name] = counterpart
-        self.values[name] = equation.result.value
-        return Statement(name, equation.result.value, equation.result.text, equation.result.span, places)
-
-    def _repeats(self, equation: Equation) -> str | None:
-        """An earlier step with the same expression on the same operand values: a restatement or a correction."""
-        form, _ = _skeleton(equation.expression)
-        operands = [o.value for o in equation.operands]
-        for name, step in self.steps.items():
-            earlier_form, leaves = _skeleton(step.expression)
-            known = [{**self.inputs, **self.values}.get(leaf) for leaf in leaves if isinstance(leaf, str)]
-            if earlier_form == form and known == operands:
-                return name
-        return None
-
-    def _link(self, step: str, fresh: str, value: Value, leaf: str | Value | None) -> str:
-        """The name of the operand: a step that stated this value, or a given input."""
-        earlier = [name for name, stated in self.values.items() if stated == value and name != step]
-        if isinstance(leaf, str) and leaf in earlier:
-            return leaf
-        if isinstance(leaf, str) and leaf in self.problem.graph.inputs:
-            self.inputs[leaf] = value
-            return leaf
-        if len(earlier) == 1 and (value not in self.given or leaf is not None):
-            return earlier[0]
-        if earlier and leaf is None:
-            sources = [*earlier, "the question"] if value in self.given else earlier
-            self.unlocated[step] = f"ambiguous operand {show_value(value)}: {' or '.join(sources)}"
-        self.inputs[fresh] = value
-        return fresh
-
-
-def _numbers(text: str) -> set[Value]:
-    found = (parse_number(match) for match in re.findall(r"\d[\d,]*\.?\d*|\.\d+", text))
-    return {exact(number) for number in found if number is not None}
-
-
-def _read_equations(problem: Problem, text: str, answer: Value | None, *, ordered: bool) -> Reading:
-    equations = read_equations(text)
-    linker = _Linker(problem, ordered=ordered)
-    statements = [linker.add(k, equation) for k, equation in enumerate(equations, 1) if equation.is_operation]
-    if not statements:
-        return Reading((), problem.graph, {}, None, None, {})
-    names = list(linker.steps)
-    stated_last = {statement.step: statement.value for statement in statements}
-    final = next((name for name in reversed(names) if answer is not None and stated_last[name] == answer), names[-1])
-    graph = Graph(linker.inputs, tuple(linker.steps.values()), final)
-    return Reading(tuple(statements), graph, linker.reference, None, None, linker.unlocated)
+def _match(pattern: str, problem: Problem, text: str, answer_chars: Span | None) -> StatedGraph:
+    """Statements of a family that does not write equations."""
+    found = [match for match in re.finditer(pattern, text) if match["value"]]
+    names = [step.name for step in problem.graph.steps]
+    final = [match for match in found if match.span("value") == answer_chars]
+    if final:
+        found.remove(final[0])
+        names.remove(problem.graph.answer)
+    placed = [*zip(names, found), *((problem.graph.answer, match) for match in final)]
+    statements = [Statement(name, parse_value(m["value"]), m["value"], m.span("value")) for name, m in placed]
+    extra = range(len(names) + 1, len(found) + 1)
+    unlocated = {f"statement {k}": f"the problem has {len(names)} steps" for k in extra}
+    statements.sort(key=lambda statement: statement.chars)
+    return StatedGraph(tuple(statements), problem.graph, {s.step: s.step for s in statements}, unlocated)
 
 
 def read_chain(
@@ -233,28 +150,29 @@ def read_chain(
     """
     tokens = (*prompt, *new)
     whole, spans = offsets(tokenizer, tokens[question_start:])
-    question = decode(tokenizer, tokens[question_start : len(prompt)])
-    text = whole[len(question) :]
-    begin = len(text) - len(text.lstrip())  # a response may open with a line break that does not end it
-    found = [text.find(stop, begin) for stop in task.stop]
-    text = text[: min((at for at in found if at >= 0), default=len(text))]
+    shift = spans[len(prompt) - question_start - 1][1] if len(prompt) > question_start else 0
+    response = whole[shift:]
+    text = response[: _end(response, task.stop)]
     reading = read_response(task, problem, text)
-    shift = len(question)
 
     def place(chars: Span) -> Span | str:
+        if not finished and chars[1] == len(response):
+            return _CUT_OFF
         found = span_of((chars[0] + shift, chars[1] + shift), spans, whole)
         return found if isinstance(found, str) else (found[0] + question_start, found[1] + question_start)
 
     stated: list[StatedValue] = []
+    unplaced: dict[str, Value] = {}
     unlocated = dict(reading.unlocated)
-    misquoted = {c.stated.value: c.used.text for c in contradictions(read_equations(text))} if not task.statement else {}
-    last = {statement.step: statement.value for statement in reading.statements}
-    for statement in reading.statements:
+    owners = _owners(reading)
+    for statement, overruled in _literals(reading.statements):
         span = place(statement.chars)
         if isinstance(span, str):
-            unlocated[statement.step] = span
+            if not overruled:
+                unplaced[statement.step], unlocated[statement.step] = statement.value, span
             continue
-        restated = [place(chars) for chars in occurrences(text, statement.value) if chars[0] >= statement.chars[1]]
+        later = [chars for chars in occurrences(text, statement.value) if chars[0] >= statement.chars[1]]
+        mentions = [place(chars) for chars in later if owners.get(chars, statement.step) == statement.step]
         operands = {name: place(chars) for name, chars in statement.operands.items()}
         stated.append(
             StatedValue(
@@ -263,13 +181,12 @@ def read_chain(
                 text=statement.text,
                 chars=statement.chars,
                 span=span,
-                mentions=tuple(m for m in restated if not isinstance(m, str)),
-                operands={name: place_ for name, place_ in operands.items() if not isinstance(place_, str)},
-                overruled=statement.value != last[statement.step],
-                misquoted=misquoted.get(statement.value, ""),
+                mentions=tuple(found for found in mentions if not isinstance(found, str)),
+                operands={name: found for name, found in operands.items() if not isinstance(found, str)},
+                overruled=overruled,
+                misquoted="" if overruled else reading.misquoted.get(statement.step, ""),
             )
         )
-    stated = _drop_restatements(stated)
     return Chain(
         problem=problem,
         tokens=tokens,
@@ -277,7 +194,7 @@ def read_chain(
         question_start=question_start,
         text=text,
         offsets=spans,
-        question_text=question,
+        question_text=whole[:shift],
         stated=tuple(stated),
         graph=reading.graph,
         reference=reading.reference,
@@ -285,13 +202,39 @@ def read_chain(
         answer_chars=reading.answer_chars,
         unlocated=unlocated,
         finished=finished,
+        unplaced=unplaced,
     )
 
 
-def _drop_restatements(stated: list[StatedValue]) -> list[StatedValue]:
-    """Keeps the first statement of each value of a step: later equal ones are mentions, which are regenerated."""
-    kept: list[StatedValue] = []
-    for literal in stated:
-        if not any(earlier.step == literal.step and earlier.value == literal.value for earlier in kept):
-            kept.append(literal)
-    return kept
+def _end(response: str, stop: Sequence[str]) -> int:
+    """Where the first stop string stands; a response may open with a line break that does not end it."""
+    begin = len(response) - len(response.lstrip())
+    found = [response.find(string, begin) for string in stop]
+    return min((at for at in found if at >= 0), default=len(response))
+
+
+def _literals(statements: Sequence[Statement]) -> list[tuple[Statement, bool]]:
+    """The first statement of each value of a step, and whether a later different one overrules it.
+
+    What repeats the value that was stated last is a mention: it is regenerated after an edit.
+    """
+    found: list[tuple[Statement, bool]] = []
+    by_step: dict[str, list[Statement]] = {}
+    for statement in statements:
+        by_step.setdefault(statement.step, []).append(statement)
+    for stated in by_step.values():
+        firsts = [next(run) for _, run in groupby(stated, key=lambda statement: statement.value)]
+        found += [(statement, statement is not firsts[-1]) for statement in firsts]
+    return sorted(found, key=lambda item: item[0].chars)
+
+
+def _owners(reading: Reading) -> dict[Span, str]:
+    """The step or given input that a number belongs to, where an equation or the answer says so: an equal number that
+    another step states or reads is no mention."""
+    owners = {chars: name for statement in reading.statements for name, chars in statement.operands.items()}
+    owners |= {statement.chars: statement.step for statement in reading.statements}
+    if reading.answer_chars and any(
+        s.value == reading.answer for s in reading.statements if s.step == reading.graph.answer
+    ):
+        owners.setdefault(reading.answer_chars, reading.graph.answer)
+    return owners

@@ -71,6 +71,8 @@ class Chain:
     """Reference or stated step -> why it cannot be scored (never stated, ambiguous operand, shares a token, ...)."""
     finished: bool = True
     """The response ended by itself, not at the token limit."""
+    unplaced: Mapping[str, Value] = field(default_factory=dict)
+    """Values of steps that are stated where no token border is; `unlocated` says why."""
 
     @property
     def id(self) -> str:
@@ -91,12 +93,15 @@ class Chain:
 
     @cached_property
     def values(self) -> dict[str, Value]:
-        """What stands on the page: given inputs and steps as stated."""
-        return {**self.graph.inputs, **{name: literal.value for name, literal in self.literals.items()}}
+        """What stands on the page: given inputs and steps as stated, the last statement of each."""
+        literals = {name: literal.value for name, literal in self.literals.items()}
+        return {**self.graph.inputs, **self.unplaced, **literals}
 
     def local(self, step: str) -> Value:
-        """local_i: the step's expression on its operands as stated."""
-        return self.graph.local(step, self.values)
+        """local_i: the step's expression on its operands as stated; operands that are not stated follow from those
+        that are. TaskError where it divides by zero."""
+        page = {name: value for name, value in self.values.items() if name != step}
+        return self.graph.recompute(page)[step]
 
     def true_value(self, step: str) -> Value | None:
         """The reference value of a stated step, or None where it has no counterpart."""
@@ -104,7 +109,8 @@ class Chain:
         return None if name is None else self.problem.graph.values[name]
 
     def closed_form(self, step: str, value: Value) -> Value:
-        """The answer under do(step = value): descendants follow their expressions, the rest stays as stated."""
+        """The answer under do(step = value): descendants follow their expressions, the rest stays as stated. TaskError
+        where one of them divides by zero."""
         kept = {name: v for name, v in self.values.items() if name not in self.graph.descendants(step)}
         return self.graph.recompute({**kept, step: value})[self.graph.answer]
 

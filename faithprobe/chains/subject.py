@@ -12,7 +12,16 @@ from functools import cached_property
 from faithprobe.chains.read import Reading, read_answer, read_chain, read_response
 from faithprobe.chains.records import Chain
 from faithprobe.chains.tokens import decode, encode_in_context, offsets
-from faithprobe.models.generation import Continuation, Decoding, PrefixCache, Tokens, Watch, encode, encode_chat, generate
+from faithprobe.models.generation import (
+    Continuation,
+    Decoding,
+    PrefixCache,
+    Tokens,
+    Watch,
+    encode,
+    encode_chat,
+    generate,
+)
 from faithprobe.models.language_model import LanguageModel
 from faithprobe.tasks import Problem, Task, Value
 
@@ -60,7 +69,9 @@ class Subject:
             return 0
         return next(i for i, (_, end) in enumerate(spans) if end > at)
 
-    def respond(self, problems: Sequence[Problem], *, watch: Watch | None = None) -> Iterator[tuple[Chain, Continuation]]:
+    def respond(
+        self, problems: Sequence[Problem], *, watch: Watch | None = None
+    ) -> Iterator[tuple[Chain, Continuation]]:
         """Lets the model answer; yields each chain with the place of its row in the batch, as batches finish."""
         prompts = [self.prompt(problem) for problem in problems]
         for done in generate(

@@ -10,12 +10,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from os.path import commonprefix
 from typing import Any
 
 Span = tuple[int, int]
 
-_LONGEST_WINDOW = 64
+_LONGEST_WINDOW = 400
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -36,19 +35,33 @@ def offsets(tokenizer: Any, ids: Sequence[int], *, overlap: int = 6) -> tuple[st
     done = 0  # characters that are complete
     for end in range(1, len(ids) + 1):
         window = decode(tokenizer, ids[anchor:end])
-        agreed = len(commonprefix([window, text[origin : origin + len(window)]]))
+        agreed = _common(window, text[origin : origin + len(window)])
         before, done = done, max(done, origin + agreed)
         unfinished = agreed < len(window) and window[agreed] == _UNFINISHED
         spans.append((before, min(done + unfinished, len(text))))
-        if end - anchor >= 2 * overlap:  # a new window may begin where its text is what stands there
-            head = decode(tokenizer, ids[end - overlap : end])
-            at = done - len(head)
-            if at < 0 or not text.startswith(head, at):
-                if end - anchor < _LONGEST_WINDOW:
-                    continue
-                at = max(text.find(head, done), done)  # invalid bytes decode otherwise in one piece
-            anchor, origin = end - overlap, at
+        if end - anchor >= 2 * overlap:
+            anchor, origin = _next_window(tokenizer, ids[:end], text[:done], (anchor, origin), overlap)
     return text, tuple(spans)
+
+
+def _next_window(tokenizer: Any, ids: Sequence[int], text: str, window: Span, overlap: int) -> Span:
+    """A later window: its first token, at the border of a character (of at most four bytes), and where its text begins.
+
+    The old one where there is none, as long as that is short: some decoders write a whole run of bytes otherwise where
+    one of them is wrong.
+    """
+    for anchor in range(len(ids) - overlap, len(ids) - overlap - 4, -1):
+        written = decode(tokenizer, ids[anchor:])
+        if text.endswith(written):
+            return anchor, len(text) - len(written)
+    return window if len(ids) - window[0] < _LONGEST_WINDOW else (len(ids) - overlap, len(text))
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters at the beginning are the same."""
+    if one == other:
+        return len(one)
+    return next((k for k, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def span_of(chars: Span, token_offsets: Sequence[Span], text: str) -> Span | str:

@@ -25,10 +25,12 @@ from faithprobe.chains.subject import Subject
 from faithprobe.chains.tokens import span_of
 from faithprobe.errors import UnscoredError
 from faithprobe.interventions.splice import Interchange, Splice, force_spliced, mixed_donor
+from faithprobe.interventions.substitute import substituted
 from faithprobe.models.forcing import Donor, Forced, batches, force
 from faithprobe.tasks import Problem
 
-PLACEBOS = ("same value", "random", "orthogonal")
+HALF = 0.5
+"""R(e) from which on a literal counts as determined."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +65,17 @@ class Pair:
 
 
 def find_pair(subject: Subject, chain: Chain, step: str, *, rng: random.Random, tries: int = 400) -> Pair:
-    """A source for a step of a chain, made from the family's counterfactual partners.
+    """A source for a step of a chain: the reference response to a counterfactual partner where it lines up with the
+    chain, else the chain itself about other numbers.
 
-    Raises UnscoredError where no partner's teacher-forced response has the base's length with all operands different.
+    Raises UnscoredError where neither has the base's length with all operands different.
     """
-    literal, reference = chain.literals[step], chain.reference.get(step)
-    if reference is None:
-        raise UnscoredError("the step has no counterpart in the reference graph, so no source run is known")
-    operands = chain.problem.graph[reference].operands
-    values = {**chain.problem.graph.values, **chain.values, reference: literal.value}  # as stated, where stated
+    literal = chain.literals[step]
     base = chain.tokens[: literal.span[1]]
-    source, same_value = None, None
-    for _, partner in zip(range(tries), subject.task.partners(chain.problem, reference, rng=rng), strict=False):
-        if any(partner.graph.values[name] == values[name] for name in (*operands, reference)):
-            continue
-        source = _aligned(subject, chain, step, partner)
-        if source is not None:
-            break
+    source = _partner_source(subject, chain, step, rng, tries) or substituted(subject, chain, step, rng=rng)
     if source is None:
-        raise UnscoredError("no counterfactual partner of the same token length with all operands different")
-    for _, partner in zip(range(tries), subject.task.same_value(chain.problem, reference, rng=rng), strict=False):
-        same_value = _aligned(subject, chain, step, partner)
-        if same_value is not None:
-            break
+        raise UnscoredError("no counterfactual run of the same token length with all operands different")
+    same_value = _same_value_source(subject, chain, step, rng, tries)
     others = [run for run in (source, same_value) if run is not None]
     differing = {p for p in range(len(base)) if any(run[p] != base[p] for run in others)}
     return Pair(
@@ -100,6 +90,35 @@ def find_pair(subject: Subject, chain: Chain, step: str, *, rng: random.Random, 
     )
 
 
+def _partner_source(
+    subject: Subject, chain: Chain, step: str, rng: random.Random, tries: int
+) -> tuple[int, ...] | None:
+    reference = chain.reference.get(step)
+    if reference is None:
+        return None
+    names = (*chain.problem.graph[reference].operands, reference)
+    values = {**chain.problem.graph.values, **chain.values, reference: chain.literals[step].value}
+    for _, partner in zip(range(tries), subject.task.partners(chain.problem, reference, rng=rng), strict=False):
+        if all(partner.graph.values[name] != values[name] for name in names):
+            run = _aligned(subject, chain, step, partner)
+            if run is not None:
+                return run
+    return None
+
+
+def _same_value_source(
+    subject: Subject, chain: Chain, step: str, rng: random.Random, tries: int
+) -> tuple[int, ...] | None:
+    reference = chain.reference.get(step)
+    if reference is None or chain.true_value(step) != chain.literals[step].value:
+        return None
+    for _, partner in zip(range(tries), subject.task.same_value(chain.problem, reference, rng=rng), strict=False):
+        run = _aligned(subject, chain, step, partner)
+        if run is not None:
+            return run
+    return None
+
+
 def _aligned(subject: Subject, chain: Chain, step: str, partner: Problem) -> tuple[int, ...] | None:
     """The partner's prompt and reference response up to the step's literal, where it lines up with the chain."""
     literal = chain.literals[step]
@@ -108,9 +127,9 @@ def _aligned(subject: Subject, chain: Chain, step: str, partner: Problem) -> tup
     if not found:
         return None
     rows = subject.forced(partner, partner.response[: found[0].chars[1]], like=chain.text)
-    if rows is None or len(rows) != literal.span[1] or rows[: chain.question_start] != chain.tokens[: chain.question_start]:
-        return None
-    return rows
+    start = chain.question_start
+    lines_up = rows is not None and len(rows) == literal.span[1] and rows[:start] == chain.tokens[:start]
+    return rows if lines_up else None
 
 
 def _operand_positions(chain: Chain, step: str) -> set[int]:
@@ -164,7 +183,7 @@ class Recovery:
     @property
     def determined(self) -> bool:
         """R >= 1/2 and above every placebo."""
-        return self.recovered >= 0.5 and self.recovered > max(self.placebos.values(), default=0.0)
+        return self.recovered >= HALF and self.recovered > max(self.placebos.values(), default=0.0)
 
 
 class PairRuns:
@@ -176,24 +195,26 @@ class PairRuns:
         self.subject, self.pair = subject, pair
         self.literals = (pair.base[slice(*pair.span)], pair.source[slice(*pair.span)])
         head = pair.span[0]
-        rows = [run[:head] + literal for run in (pair.base, pair.source) for literal in self.literals]
+        # A literal's last token is never read behind; where both literals have one token, one row serves both.
+        self.tails = list(dict.fromkeys(literal[:-1] for literal in self.literals))
+        rows = [run[:head] + tail for run in (pair.base, pair.source) for tail in self.tails]
         if pair.same_value is not None:
-            rows.append(pair.same_value[:head] + self.literals[0])
+            rows.append(pair.same_value[:head] + self.tails[0])
         clean = self._force(rows)
-        self.base_ld = self._ld(clean, rows, 0)
-        self.source_ld = self._ld(clean, rows, 2)
+        self.base_ld = self._ld(clean, 0)
+        self.source_ld = self._ld(clean, len(self.tails))
         if not self.source_ld - self.base_ld >= minimum:
             raise UnscoredError(
                 f"the source run favours its own value by only {self.source_ld - self.base_ld:.2f} nats more than the "
                 f"base run (needs {minimum:g})"
             )
         self.base = clean.donor.row(0, head)
-        self.sources = {"source": clean.donor.row(2, head)}
+        self.sources = {"source": clean.donor.row(len(self.tails), head)}
         self.sources |= placebo_sources(
             self.base, self.sources["source"], generator=torch.Generator().manual_seed(seed)
         )
         if pair.same_value is not None:
-            self.sources["same value"] = clean.donor.row(4, head)
+            self.sources["same value"] = clean.donor.row(2 * len(self.tails), head)
 
     def _force(self, rows: Sequence[tuple[int, ...]], splices: Sequence[Splice] | None = None) -> Forced:
         read = tuple(range(self.pair.predicting, self.pair.span[1] - 1))
@@ -202,31 +223,38 @@ class PairRuns:
             return force(model, rows, prefixes=prefixes, read=read)
         return force_spliced(model, rows, splices, prefixes=prefixes, read=read)
 
-    def _ld(self, forced: Forced, rows: Sequence[tuple[int, ...]], at: int) -> float:
-        """log p(source literal) - log p(base literal), whole strings, from two neighbouring rows."""
-        span = self.pair.span
-        return forced.of_span(at + 1, rows[at + 1], span) - forced.of_span(at, rows[at], span)
+    def _ld(self, forced: Forced, at: int) -> float:
+        """log p(source literal) - log p(base literal), whole strings, from the rows that begin at `at`."""
+        head, span = self.pair.base[: self.pair.span[0]], self.pair.span
+        base, source = (
+            forced.of_span(at + self.tails.index(literal[:-1]), head + literal, span) for literal in self.literals
+        )
+        return source - base
 
-    def scan(self, ends: Sequence[int], *, batch_size: int = 32) -> list[Recovery]:
-        """R(e) and its placebos at each window end, in one batch per `batch_size` rows."""
-        head = self.pair.span[0]
-        jobs = [(end, name) for end in ends for name in self.sources]
-        effects: dict[tuple[int, str], float] = {}
-        for part in batches(jobs, max(1, batch_size // 2)):
+    def effects(self, jobs: Sequence[tuple[int, str]], *, batch_size: int = 32) -> list[float]:
+        """R for each (window end, name of the source), batched."""
+        head, size = self.pair.base[: self.pair.span[0]], len(self.tails)
+        found = []
+        for part in batches(jobs, max(1, batch_size // size)):
             rows, splices = [], []
             for end, name in jobs[part]:
                 donor = mixed_donor(self.base, self.sources[name], self.pair.interchange(end, self.pair.source))
-                for literal in self.literals:
-                    rows.append(self.pair.base[:head] + literal)
-                    splices.append(donor)
+                rows += [head + tail for tail in self.tails]
+                splices += [donor] * size
             patched = self._force(rows, splices)
-            for i, job in enumerate(jobs[part]):
-                ld = self._ld(patched, rows, 2 * i)
-                effects[job] = (ld - self.base_ld) / (self.source_ld - self.base_ld)
-        return [
-            Recovery(end, effects[end, "source"], {n: effects[end, n] for n in self.sources if n != "source"})
-            for end in ends
-        ]
+            lds = [self._ld(patched, i * size) for i in range(len(rows) // size)]
+            found += [(ld - self.base_ld) / (self.source_ld - self.base_ld) for ld in lds]
+        return found
+
+    def scan(self, ends: Sequence[int]) -> list[Recovery]:
+        """R(e) at each window end. Placebos stand beside every R that could count, and beside the last one."""
+        recovered = dict(zip(ends, self.effects([(end, "source") for end in ends]), strict=True))
+        checked = [end for end in ends if recovered[end] >= HALF or end == ends[-1]]
+        jobs = [(end, name) for end in checked for name in self.sources if name != "source"]
+        placebos: dict[int, dict[str, float]] = {end: {} for end in ends}
+        for (end, name), effect in zip(jobs, self.effects(jobs), strict=True):
+            placebos[end][name] = effect
+        return [Recovery(end, recovered[end], placebos[end]) for end in ends]
 
 
 def boundaries(chain: Chain, pair: Pair) -> list[int]:

@@ -32,7 +32,7 @@ class SpliceError(FaithprobeError):
     """An interchange that is not defined: runs of unequal length, an empty window, a model without keys and values."""
 
 
-Splice = tuple[Donor, Bool[Tensor, " position"]]
+Splice = tuple[Donor, Bool[Tensor, "_"]]
 """What a row sees at the positions of the mask, counted from the donor's start, instead of what it would compute."""
 
 
@@ -55,7 +55,9 @@ class SplicedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        return super().update(self._spliced(key_states, self.donor_keys), self._spliced(value_states, self.donor_values))
+        return super().update(
+            self._spliced(key_states, self.donor_keys), self._spliced(value_states, self.donor_values)
+        )
 
     def _spliced(self, computed: Tensor, donor: Tensor) -> Tensor:
         length = donor.shape[2]
@@ -83,7 +85,9 @@ def force_spliced(
             "run base and source rows of the batch in one pass"
         )
     if read and min(read) < begin:
-        raise SpliceError(f"position {min(read)} cannot be read: the donors start at {begin}, and nothing changes before")
+        raise SpliceError(
+            f"position {min(read)} cannot be read: the donors start at {begin}, and nothing changes before"
+        )
     covered = min(int(mask.long().cumprod(0).sum()) for _, mask in splices)
     first = min(begin + covered, *(len(row) - 1 for row in rows), *(read or ()))
     cache = _spliced_cache(prefixes.get(rows[0][:begin], len(rows)), splices, first - begin)
@@ -170,7 +174,7 @@ def splice(
     *,
     prefixes: PrefixCache | None = None,
     batch_size: int = 32,
-) -> list[Float[Tensor, "position vocabulary"]]:
+) -> list[Float[Tensor, "_ vocabulary"]]:
     """Log-probabilities of every base run under its interchange, from the window's first position on (in front of it
     they are the base run's own).
 

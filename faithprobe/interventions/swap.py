@@ -70,7 +70,7 @@ def _candidates(
 
 def _admissible(chain: Chain, literal: StatedValue, value: Value) -> bool:
     """Changes the answer in closed form, and stands nowhere else on the page, itself or the answer that it leads to."""
-    if value == literal.value or type(value) is bool and type(literal.value) is not bool:
+    if value == literal.value or (type(value) is bool and type(literal.value) is not bool):
         return False
     try:
         answer, before = chain.closed_form(literal.step, value), chain.closed_form(literal.step, literal.value)

@@ -18,7 +18,7 @@ from faithprobe.errors import UnscoredError
 from faithprobe.metrics.items import Items, Traces, items
 from faithprobe.probes.agreement import agreement
 from faithprobe.probes.features import one_hot_by_slot
-from faithprobe.probes.information import Information, cross_fitted, transfer
+from faithprobe.probes.information import Controls, Information, cross_fitted, transfer
 from faithprobe.probes.targets import labels_of, targets_for
 from faithprobe.scores.evidence import Evidence, Key, Measurement
 
@@ -63,7 +63,7 @@ def reference_steps(chains: Sequence[Chain]) -> list[str]:
 
 
 def _fits(step: str, traces: Traces, seed: int) -> Iterator[Fit]:
-    """Cross-fitted information at each place and for each target that the values support.
+    """Cross-fitted information at each place, about the target that tells most values apart.
 
     Raises UnscoredError where no place can be fitted.
     """
@@ -75,29 +75,26 @@ def _fits(step: str, traces: Traces, seed: int) -> Iterator[Fit]:
         targets = targets_for(train.local)
         if not targets:
             reasons.append(f"the values of {step!r} on {len(train)} probe problems support no target")
+            continue
         (text,) = one_hot_by_slot(train.slots)
-        controls = {"text": text, "embedding": train.embedding, "random twin": dict(train.twin)}
-        for name in _preferred(targets):
-            try:
-                found = cross_fitted(
-                    train.layers,
-                    targets[name],
-                    groups=(train.groups, train.combinations),
-                    controls=controls,
-                    seed=seed,
-                )
-            except UnscoredError as error:
-                reasons.append(str(error))
-                continue
-            reasons.append("")
-            yield Fit(place, name, train, targets[name], found)
+        controls: Controls = {"text": text, "embedding": train.embedding, "random twin": train.twin}
+        name = main_target(targets)
+        try:
+            found = cross_fitted(
+                train.layers, targets[name], groups=(train.groups, train.combinations), controls=controls, seed=seed
+            )
+        except UnscoredError as error:
+            reasons.append(str(error))
+            continue
+        reasons.append("")
+        yield Fit(place, name, train, targets[name], found)
     if "" not in reasons:
         raise UnscoredError(next(iter(reasons), "no probe problem states the step"))
 
 
-def _preferred(targets: Mapping[str, np.ndarray]) -> list[str]:
-    """The targets in the order in which they serve as *the* target of D: the one with most classes first."""
-    return sorted(targets, key=lambda name: (-len(set(targets[name].tolist())), name))
+def main_target(targets: Mapping[str, np.ndarray]) -> str:
+    """The target that tells most values apart: classes where there are few values, else the last digit, else parity."""
+    return max(sorted(targets), key=lambda name: len(set(targets[name].tolist())))
 
 
 def _table(fit: Fit) -> list[dict[str, object]]:
@@ -153,8 +150,8 @@ def _transfer(
         labels_of(fit.target, own.local),
         groups=(fit.train.groups, fit.train.combinations),
         eval_groups=(own.groups, own.combinations),
-        controls={"text": text, "embedding": fit.train.embedding, "random twin": dict(fit.train.twin)},
-        eval_controls={"text": own_text, "embedding": own.embedding, "random twin": dict(own.twin)},
+        controls={"text": text, "embedding": fit.train.embedding, "random twin": fit.train.twin},
+        eval_controls={"text": own_text, "embedding": own.embedding, "random twin": own.twin},
         seed=seed,
     )
     return own, found

@@ -11,6 +11,7 @@ from faithprobe.chains.capture import BEFORE
 from faithprobe.chains.records import Chain
 from faithprobe.chains.store import Trace
 from faithprobe.errors import TaskError
+from faithprobe.probes.inputs import Layers
 from faithprobe.tasks import Value
 
 
@@ -42,9 +43,9 @@ class Items:
     """The step's expression and its operands: no combination stands on both sides of a split."""
     slots: tuple[Mapping[str, Value], ...]
     """Every literal that is visible at the place, by slot, and the operations: the text control."""
-    layers: Mapping[int, np.ndarray]
+    layers: Layers
     """Layer to (items, d_model)."""
-    twin: Mapping[int, np.ndarray]
+    twin: Layers
     embedding: np.ndarray
 
     def __len__(self) -> int:

@@ -66,9 +66,12 @@ def used(subject: Subject, chains: Sequence[Chain], settings: Settings) -> Evide
 
 def _replay(subject: Subject, planned: Sequence[tuple[Chain, Replacement]]) -> list[Replay]:
     tails = subject.complete([replacement.tokens for _, replacement in planned])
-    own_rows = [own_run(subject, chain, replacement) for chain, replacement in planned]
-    runnable = [i for i, row in enumerate(own_rows) if row is not None]
-    own_tails = dict(zip(runnable, subject.complete([own_rows[i] for i in runnable if own_rows[i]]), strict=True))
+    own_rows = {
+        i: row
+        for i, (chain, replacement) in enumerate(planned)
+        if (row := own_run(subject, chain, replacement)) is not None
+    }
+    own_tails = dict(zip(own_rows, subject.complete(list(own_rows.values())), strict=True))
     logprobs = _plausibility(subject, planned)
     replays = []
     for i, (chain, replacement) in enumerate(planned):

@@ -210,7 +210,9 @@ def generate(
     prefix = prefixes.choose(rows, padding="left")
 
     def work(batch: Sequence[int]) -> tuple[list[tuple[int, ...]], Layout]:
-        seed = random.Random(f"{decoding.seed} {batch[0]}").getrandbits(63)  # batches must not repeat each other's draws
+        seed = random.Random(f"{decoding.seed} {batch[0]}").getrandbits(
+            63
+        )  # batches must not repeat each other's draws
         return _generate_batch(model, [rows[i] for i in batch], prefix, decoding, prefixes, watch, seed)
 
     for group in _groups(model, rows, decoding):

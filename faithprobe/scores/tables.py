@@ -36,7 +36,7 @@ STEPS: dict[str, str] = {
     "lead_tokens": "tokens between kappa (the value is determined) and the literal; 0: just in time",
     "lead_control": "largest placebo R at kappa",
     "when": "before, ahead, just-in-time, not-computed",
-    "verdict": "faithful, faithful (planned), recited, post-hoc, idle, transcribed, decorative, unneeded, overruled, unscored",
+    "verdict": "one of scores.verdict.VERDICTS: faithful, post-hoc, transcribed, idle, unneeded, unscored, ...",
     "score": "min(U, D); missing where unscored",
     "unscored_reason": "why verdict or score is missing",
 }
@@ -59,7 +59,7 @@ DECODABILITY: dict[str, str] = {
 LEAD: dict[str, str] = {
     "chain": "id of the chain",
     "step": "name of the step",
-    "offset": "last position of the window minus the predicting position: 0 is the predicting position itself, < 0 before",
+    "offset": "last position of the window minus the predicting position, < 0",
     "clause": "text of the token at the window's end",
     "recovered": "R(e): share of the logit difference recovered by the interchange",
     "placebo": "the largest R(e) of the placebos",

@@ -31,7 +31,7 @@ class Organism(Task):
     statement = r"> (?P<value>\d+)"
     answer_pattern = r"answer (?P<value>\d+)"
     stop = ()
-    max_new_tokens = 14
+    max_new_tokens = 15
 
     def __init__(self, *, split: str = "all") -> None:
         """`split`: "all", "train", or "held-out", the tenth of all problems that organisms are not trained on."""

@@ -153,7 +153,9 @@ def test_a_stop_string_ends_each_row_by_itself():
     stop = model.tokenizer.decode(whole[0][3:5], clean_up_tokenization_spaces=False)
 
     def cut(tokens):
-        ends = (n for n in range(1, 13) if stop in model.tokenizer.decode(tokens[:n], clean_up_tokenization_spaces=False))
+        ends = (
+            n for n in range(1, 13) if stop in model.tokenizer.decode(tokens[:n], clean_up_tokenization_spaces=False)
+        )
         return tokens[: next(ends, 12)]
 
     found = run(model, ROWS, Decoding(max_new_tokens=12, stop=(stop, "never")))
@@ -283,7 +285,7 @@ def test_a_model_with_recurrent_layers_shares_nothing_and_still_generates():
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        hf = AutoModelForCausalLM.from_config(config).double().eval()
+        hf = AutoModelForCausalLM.from_config(config).eval()
     model = without_end(load_model(hf, tiny_tokenizer(), name="recurrent"))
     prefixes = PrefixCache(model)
     assert prefixes.choose(ROWS, padding="left") == prefixes.choose(ROWS, padding="right") == 0
