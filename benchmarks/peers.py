@@ -1,4 +1,4 @@
-"""What a user would otherwise write, with Hugging Face and torch alone: peers of the benchmarks, truths of the tests."""
+"""What a user would otherwise write, in plain Hugging Face and torch: peers of the benchmarks, truths of tests."""
 
 from __future__ import annotations
 

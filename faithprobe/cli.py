@@ -49,6 +49,7 @@ def audit(
     chat: Annotated[bool, typer.Option(help="Ask through the model's chat template.")] = False,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that go through the model together.")] = 32,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: float32 on a CPU.")] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
 ) -> None:
@@ -59,7 +60,7 @@ def audit(
 
     chosen = load_task(task, **dict(map(_option, task_option or [])))
     found = run_audit(
-        load_model(model, trust_remote_code=trust_remote_code),
+        load_model(model, dtype=dtype, trust_remote_code=trust_remote_code),
         chosen,
         problems=problems,
         seed=seed,

@@ -117,7 +117,7 @@ def record_forced(
     prefixes: PrefixCache,
     batch_size: int = 32,
 ) -> Iterator[ForcedActivations]:
-    """Activations at chosen positions of given rows, batch by batch; a batch that does not fit into memory is halved."""
+    """Activations at chosen positions of given rows, batch by batch; one that does not fit into memory is halved."""
 
     def work(batch: Sequence[int]) -> tuple[list[Float[Tensor, "batch slot d_model"]], int]:
         """Of each site; and the position at which they begin."""

@@ -188,12 +188,14 @@ def splice(
         row = {run: i for i, run in enumerate(runs)}
         first = min(min(item.window) for item in chosen)
         clean = force(model, runs, prefixes=prefixes, read=range(first, max(map(len, runs))))
+        donor = clean.donor
         spliced = [
-            mixed_donor(*(clean.donor.row(row[run], len(run)) for run in (item.base, item.source)), item)
+            mixed_donor(donor.row(row[item.base], len(item.base)), donor.row(row[item.source], len(item.base)), item)
             for item in chosen
         ]
         patched = force_spliced(model, [item.base for item in chosen], spliced, prefixes=prefixes, read=None)
-        assert clean.logprobs is not None and patched.logprobs is not None
+        assert clean.logprobs is not None
+        assert patched.logprobs is not None
         results = []
         for i, (item, (_, seen)) in enumerate(zip(chosen, spliced, strict=True)):
             result = clean.logprobs[row[item.base], : len(item.base) - first].clone()

