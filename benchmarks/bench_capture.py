@@ -15,7 +15,7 @@ from faithprobe import load_model
 from faithprobe.chains.capture import Recorder, probe_sites
 from faithprobe.models.generation import Decoding, PrefixCache, Tokens, generate
 
-ROWS, NEW, READ = 16, 48, 24
+ROWS, NEW, READ = 8, 40, 24
 
 
 class NothingShared(PrefixCache):
@@ -27,7 +27,7 @@ class NothingShared(PrefixCache):
 
 def run() -> dict[str, object]:
     model = load_model("smollm2")
-    rows = prompts(model, ROWS, shots=3)
+    rows = prompts(model, ROWS, shots=2)
     sites = probe_sites(range(model.n_layers))
     decoding = Decoding(max_new_tokens=NEW, batch_size=ROWS)
 
@@ -50,7 +50,7 @@ def run() -> dict[str, object]:
     recorder = Recorder(model, sites)
     for done in generate(model, rows, decoding, prefixes=NothingShared(model), watch=recorder):
         written[done.index] = list(done.tokens)
-        if done.index % 4 == 0:
+        if done.index % 2 == 0:
             chain, begin = (*rows[done.index], *done.tokens), len(rows[done.index]) - 1
             positions = list(range(begin, begin + min(READ, len(done.tokens))))
             full = torch.stack(full_pass(model, chain)[1], dim=1)[positions]

@@ -10,7 +10,7 @@ from benchmarks.inputs import left_padded, plain_generate, prompts
 from faithprobe import load_model
 from faithprobe.models.generation import Decoding, generate
 
-ROWS, NEW, SHOTS = 16, 32, 6
+ROWS, NEW, SHOTS = 8, 32, 6
 
 
 def run() -> dict[str, object]:
@@ -27,6 +27,6 @@ def run() -> dict[str, object]:
 
     new = peer()[:, batch["input_ids"].shape[1] :].tolist()
     assert all(new[i][: len(tokens)] == list(tokens) for i, tokens in ours().items()), "different texts"
-    return paired(ours, peer).result(
+    return paired(ours, peer, n=4).result(
         rows=ROWS, new_tokens=NEW, prompt_tokens=max(map(len, rows)), shots=SHOTS, model=model.name
     )

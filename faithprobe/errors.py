@@ -36,5 +36,9 @@ class StoreError(FaithprobeError):
     """A trace store or an audit folder that is cut, damaged, or belongs to another model."""
 
 
+class MetricError(FaithprobeError):
+    """A metric, such as one's own, that throws or returns something else than measurements."""
+
+
 class UnscoredError(FaithprobeError):
     """Raised inside a metric when nothing can be measured; becomes an *unscored* row with this reason."""

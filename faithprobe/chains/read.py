@@ -23,7 +23,7 @@ from faithprobe.tasks.graph import parse_number, show_value
 __all__ = ["Reading", "Statement", "occurrences", "parse_value", "read_answer", "read_chain", "read_response"]
 
 _NUMBER = re.compile(r"(?<![\w.])(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?!\w|\.[0-9])")
-_SIGN = re.compile(r"(?:^|[^\w\s)\]%]|[^\W\d]\s)\s*[-−]$")
+_SIGN = re.compile(r"(?:^|[^\w\s)\]%]|[^\W\d]\s|\s%)\s*[-−]$")
 _CUT_OFF = "its response was cut off at the token limit"
 
 

@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from faithprobe.chains.records import Chain
 from faithprobe.chains.subject import Subject
-from faithprobe.scores.evidence import Evidence
+from faithprobe.errors import FaithprobeError, MetricError
+from faithprobe.scores.evidence import Evidence, Measurement
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,27 @@ class Settings:
 
 Metric: TypeAlias = Callable[[Subject, Sequence[Chain], Settings], Evidence]
 """A user's own metric is a function of this type."""
+
+
+def run_metric(
+    name: str, metric: Metric, subject: Subject, chains: Sequence[Chain], settings: Settings
+) -> Evidence:
+    """Calls a metric and checks what it returns. Raises MetricError, with its name, where it throws or returns
+    anything but measurements of these chains."""
+    try:
+        found = metric(subject, chains, settings)
+    except FaithprobeError:
+        raise
+    except Exception as error:
+        raise MetricError(f"metric {name!r} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Evidence):
+        raise MetricError(f"metric {name!r} returned a {type(found).__name__}; return an Evidence")
+    steps = {chain.id: {"", *(literal.step for literal in chain.stated), *chain.unlocated} for chain in chains}
+    for key, row in found:
+        known = isinstance(key, tuple) and len(key) == 2 and key[1] in steps.get(key[0], ())
+        if not known or not isinstance(row, Measurement):
+            raise MetricError(
+                f"metric {name!r} returned {key!r}: {type(row).__name__}; every key is (chain.id, step of that chain), "
+                "or (chain.id, '') for the whole chain, and every value a Measurement"
+            )
+    return found

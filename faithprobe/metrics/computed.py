@@ -7,10 +7,11 @@ chosen there. Read from the model's own chains at that place, they give D of eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from faithprobe.chains.capture import BEFORE, PLACES, PREDICTING
 from faithprobe.chains.records import Chain
@@ -19,7 +20,7 @@ from faithprobe.metrics.items import Items, Traces, items
 from faithprobe.probes.agreement import agreement
 from faithprobe.probes.features import one_hot_by_slot
 from faithprobe.probes.information import Controls, Information, cross_fitted, transfer
-from faithprobe.probes.targets import labels_of, targets_for
+from faithprobe.probes.targets import MISSING, labels_of, targets_for
 from faithprobe.scores.evidence import Evidence, Key, Measurement
 
 
@@ -34,27 +35,23 @@ class Fit:
     found: Information
 
 
-def computed(
-    chains: Sequence[Chain], traces: Traces, *, seed: int = 0, progress: Callable[[int], None] | None = None
-) -> Evidence:
-    """D of every literal, with the step's interval; `decodability` rows for the figure.
+def computed(chains: Sequence[Chain], step: str, traces: Traces, *, seed: int = 0) -> Evidence:
+    """D of every literal of one reference step, with the step's interval; `decodability` rows for the figure.
 
     Detail of a measurement: `site`, `before` (D before the chain), `present` (the step's value is there beyond all
     controls on the probe problems, the interval's lower end above 0: "yes" or "no"), `agreement`.
     """
-    rows: dict[Key, Measurement] = {}
+    own = {chain.id: chain for chain in chains}
+    keys = {id_: name for id_, chain in own.items() for name, ref in chain.reference.items() if ref == step}
+    # These matrices are small: BLAS threads only wait for each other, on a busy machine 30 times longer than one works.
     table: list[dict[str, object]] = []
-    for step in reference_steps(chains):
-        own = {chain.id: chain for chain in chains}
-        keys = {id_: name for id_, chain in own.items() for name, ref in chain.reference.items() if ref == step}
+    with threadpool_limits(limits=1):
         try:
             fits = list(_fits(step, traces, seed))
-            table += [_row | {"step": step} for fit in fits for _row in _table(fit)]
-            rows |= _read_own(step, fits, own, keys, traces, seed)
+            table = [row | {"step": step} for fit in fits for row in _table(fit)]
+            rows = _read_own(step, fits, own, keys, traces, seed)
         except UnscoredError as error:
-            rows |= {(id_, name): Measurement.none(str(error)) for id_, name in keys.items()}
-        if progress is not None:
-            progress(1)
+            rows = {(id_, name): Measurement.none(str(error)) for id_, name in keys.items()}
     return Evidence("computed", rows, {"decodability": tuple(table)})
 
 
@@ -107,17 +104,24 @@ def _read_own(
     main = fits[0].target
     of_main = [fit for fit in fits if fit.target == main]
     best = max(of_main, key=lambda fit: fit.found.gain.value)
-    readings = {fit.place: _transfer(step, fit, chains, traces, seed) for fit in of_main if fit in (best, of_main[0])}
+    readings = {
+        fit.place: _transfer(step, fit, chains, traces, seed)
+        for fit in of_main
+        if fit is best or fit.place == BEFORE
+    }
     own, found = readings[best.place]
     early = readings.get(BEFORE)
     known_early = dict(zip(early[0].ids, early[1].pointwise.tolist(), strict=True)) if early else {}
     says = _agreement(step, of_main, chains, traces, seed)
-    rows = {(id_, name): Measurement.none("the position was not recorded") for id_, name in keys.items()}
+    refused = traces.own.refused
+    rows = {
+        (id_, name): Measurement.none(refused.get(id_, "the position was not recorded")) for id_, name in keys.items()
+    }
     entropy = found.entropy
     for i, id_ in enumerate(own.ids):
         value = float(found.pointwise[i])
         if np.isnan(value):
-            rows[id_, keys[id_]] = Measurement.none(f"its {main} occurs in no probe problem with other operands")
+            rows[id_, keys[id_]] = Measurement.none(f"too few probe problems with other operands have its {main}")
             continue
         rows[id_, keys[id_]] = Measurement(
             value,
@@ -129,7 +133,7 @@ def _read_own(
                 "site": best.place,
                 "target": main,
                 "present": "yes" if best.found.gain.low > 0 else "no",
-                "before": known_early.get(id_),
+                "before": None if np.isnan(known_early.get(id_, np.nan)) else known_early[id_],
                 "agreement": says.get(id_),
             },
         )
@@ -143,11 +147,14 @@ def _transfer(
     if not len(own):
         raise UnscoredError(f"no chain states {step!r} where it can be read {fit.place}")
     text, own_text = one_hot_by_slot(fit.train.slots, own.slots)
+    # A class without a probe costs its own items their D, not the others theirs: D is read item by item.
+    labels = labels_of(fit.target, own.local)
+    labels[~np.isin(labels, fit.labels)] = MISSING
     found = transfer(
         fit.train.layers,
         fit.labels,
         own.layers,
-        labels_of(fit.target, own.local),
+        labels,
         groups=(fit.train.groups, fit.train.combinations),
         eval_groups=(own.groups, own.combinations),
         controls={"text": text, "embedding": fit.train.embedding, "random twin": fit.train.twin},

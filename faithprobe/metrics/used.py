@@ -91,15 +91,17 @@ def _replay(subject: Subject, planned: Sequence[tuple[Chain, Replacement]]) -> l
 
 
 def _plausibility(subject: Subject, planned: Sequence[tuple[Chain, Replacement]]) -> list[float]:
-    """Log-probability of each replacement at its place."""
-    found: list[float] = []
-    for part in batches(planned, subject.batch_size):
-        rows = [replacement.tokens for _, replacement in planned[part]]
-        spans = [chain.literals[replacement.step].span for chain, replacement in planned[part]]
-        read = sorted({p for start, end in spans for p in range(start - 1, end - 1)})
-        forced = force(subject.model, rows, prefixes=subject.prefixes, read=read)
-        found += [forced.of_span(i, row, span) for i, (row, span) in enumerate(zip(rows, spans, strict=True))]
-    return found
+    """Log-probability of each replacement at its place. Nothing is read behind a literal's last token, so replacements
+    that share all tokens but the last share a row."""
+    rows = list(dict.fromkeys(replacement.tokens[:-1] for _, replacement in planned))
+    found: dict[tuple[int, ...], float] = {}
+    for part in batches(rows, subject.batch_size):
+        row_of = {row: i for i, row in enumerate(rows[part])}
+        here = [(c.literals[r.step].span, r.tokens) for c, r in planned if r.tokens[:-1] in row_of]
+        read = sorted({p for (start, end), _ in here for p in range(start - 1, end - 1)})
+        forced = force(subject.model, rows[part], prefixes=subject.prefixes, read=read)
+        found |= {tokens: forced.of_span(row_of[tokens[:-1]], tokens, span) for span, tokens in here}
+    return [found[replacement.tokens] for _, replacement in planned]
 
 
 def _score(subject: Subject, replays: Sequence[Replay]) -> Measurement:

@@ -6,7 +6,8 @@ A part keeps what cannot be computed again cheaply: token ids and measurements. 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,35 +35,51 @@ def save_part(path: Path, part: Part) -> None:
     chains = [
         {"id": c.id, "tokens": c.tokens, "n_prompt": c.n_prompt, "question_start": c.question_start} for c in part.chains
     ]
-    evidence = {
-        name: {"rows": [[*key, asdict(row)] for key, row in found], "tables": dict(found.tables)}
-        for name, found in part.evidence.items()
-    }
+    evidence = {name: _as_json(found) for name, found in part.evidence.items()}
     write_text(path, json.dumps({"chains": chains, "evidence": evidence, "direct": dict(part.direct)}))
 
 
 def load_part(path: Path, subject: Subject, problems: Mapping[str, Problem]) -> Part:
     """Reads a part; raises StoreError where the file is damaged or about other problems."""
-    try:
+    with _reading(path):
         data = json.loads(path.read_text(encoding="utf-8"))
         chains = tuple(
             subject.read(problems[c["id"]], c["tokens"][: c["n_prompt"]], c["tokens"][c["n_prompt"] :])
             for c in data["chains"]
         )
-        evidence = {
-            name: Evidence(
-                name,
-                {(chain, step): Measurement(**row) for chain, step, row in found["rows"]},
-                {table: tuple(rows) for table, rows in found["tables"].items()},
-            )
-            for name, found in data["evidence"].items()
-        }
-    except (ValueError, KeyError, TypeError) as error:
+        evidence = {name: _from_json(name, found) for name, found in data["evidence"].items()}
+        return Part(chains, evidence, data["direct"])
+
+
+def save_evidence(path: Path, evidence: Evidence) -> None:
+    """Writes the evidence of one metric whole or not at all."""
+    write_text(path, json.dumps(_as_json(evidence)))
+
+
+def load_evidence(path: Path, metric: str) -> Evidence:
+    """Reads what `save_evidence` wrote; raises StoreError where the file is damaged."""
+    with _reading(path):
+        return _from_json(metric, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _as_json(found: Evidence) -> dict[str, Any]:
+    return {"rows": [[*key, asdict(row)] for key, row in found], "tables": dict(found.tables)}
+
+
+def _from_json(metric: str, data: Mapping[str, Any]) -> Evidence:
+    rows = {(chain, step): Measurement(**row) for chain, step, row in data["rows"]}
+    return Evidence(metric, rows, {table: tuple(rows) for table, rows in data["tables"].items()})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{path} is damaged or belongs to another audit ({error!r}); delete it, and the same command measures that "
-            "part again"
+            f"{path} is damaged or belongs to another audit ({error!r}); delete it, and the same command measures "
+            "that part again"
         ) from error
-    return Part(chains, evidence, data["direct"])
 
 
 def merged(evidence: Sequence[Evidence], metric: str) -> Evidence:
@@ -77,13 +94,16 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """Marks a folder as this audit's own; raises StoreError where it holds an audit of something else."""
     path = folder / "run.json"
     text = json.dumps(settings, indent=1, sort_keys=True, default=str)
-    if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in {*held, *json.loads(text)} if held.get(key) != json.loads(text).get(key))
-        if differing:
-            raise StoreError(
-                f"{folder.parent} holds an audit with other settings ({', '.join(differing)}); name another --out, or "
-                "remove the folder to start anew"
-            )
-    else:
+    if not path.exists():
         write_text(path, text)
+        return
+    wanted = json.loads(text)
+    with _reading(path):
+        held = dict(json.loads(path.read_text(encoding="utf-8")))
+    differing = [f"{key}: {held.get(key)!r} there, {wanted.get(key)!r} asked for" for key in sorted({*held, *wanted})
+                 if held.get(key) != wanted.get(key)]
+    if differing:
+        raise StoreError(
+            f"{folder.parent} holds an audit with other settings ({'; '.join(differing)}); name another folder, or "
+            "remove this one to start anew"
+        )

@@ -13,6 +13,7 @@ import pandas as pd
 from faithprobe.chains.records import Chain
 from faithprobe.errors import StoreError
 from faithprobe.files import replacing, write_text
+from faithprobe.results.verdicts import schema
 from faithprobe.scores.tables import TABLES
 from faithprobe.tasks.graph import show_value
 
@@ -62,7 +63,7 @@ class Audit:
     results: Mapping[str, Any]
     """What `summary()` returns."""
     tables: Mapping[str, pd.DataFrame]
-    """By name: steps, decodability, lead, bypass, outcomes; columns in `faithprobe.scores.tables`."""
+    """By name: steps, decodability, lead, bypass, outcomes, evidence; columns in `faithprobe.scores.tables`."""
     chains: Sequence[Mapping[str, Any]]
     """One mapping a chain: text, token ids, the spans of its values."""
 
@@ -97,27 +98,32 @@ class Audit:
         folder = Path(folder)
         for name in _PARQUET:
             with replacing(folder / f"{name}.parquet") as temporary:
-                self.tables[name].to_parquet(temporary, index=False)
+                self.tables[name].to_parquet(temporary, index=False, schema=schema(name))
         lines = "".join(json.dumps(chain, ensure_ascii=False) + "\n" for chain in self.chains)
         write_text(folder / "chains.jsonl", lines)
-        write_text(folder / "audit.json", json.dumps({**self.info, "summary": self.results}, indent=1, default=str))
+        write_text(folder / "audit.json", json.dumps({**self.info, "summary": self.results}, indent=1))
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> Audit:
         """Reads what `save` wrote; raises StoreError naming the file that is missing or damaged."""
-        folder = Path(folder)
+        path = folder = Path(folder)
+        tables: dict[str, pd.DataFrame] = {}
         try:
-            info = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-            tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _PARQUET}
-            lines = (folder / "chains.jsonl").read_text(encoding="utf-8").splitlines()
-            chains = [json.loads(line) for line in lines]
+            path = folder / "audit.json"
+            info = json.loads(path.read_text(encoding="utf-8"))
+            results = info.pop("summary")
+            for name in _PARQUET:
+                path = folder / f"{name}.parquet"
+                tables[name] = pd.read_parquet(path)
+            path = folder / "chains.jsonl"
+            # not splitlines: a model may write other line breaks, which JSON leaves as they are
+            chains = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(
-                f"{folder} holds no whole audit: {error}; if `faithprobe audit` was interrupted, run the same command "
-                "again and it goes on where it was"
+                f"{folder} holds no whole audit: {path.name} is missing or damaged ({error}); run the same command again: "
+                "what is finished is kept, and the files are written anew"
             ) from error
-        results = info.pop("summary")
         return cls(info, results, tables, chains)
 
     def report(self, path: str | Path) -> Path:
@@ -128,7 +134,7 @@ class Audit:
             info=dict(self.info),
             summary=self.summary(),
             chains=[dict(chain) for chain in self.chains],
-            **{name: self.tables[name] for name in TABLES},
+            **{name: self.tables[name] for name in TABLES if name != "evidence"},
         )
         return write_report(view, Path(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from faithprobe.chains.records import Chain
 from faithprobe.errors import TaskError, UnscoredError
 from faithprobe.scores.evidence import Evidence, Measurement
 from faithprobe.scores.statistics import Interval, clustered_mean, share_interval
-from faithprobe.scores.tables import TABLES
+from faithprobe.scores.tables import TABLES, kind
 from faithprobe.scores.use import OUTCOMES
 from faithprobe.scores.verdict import ChainScore, Verdict, chain_score, judge, length_matched_null
 from faithprobe.tasks import Value
@@ -122,9 +123,29 @@ def _row(
     }
 
 
+def schema(name: str) -> Any:
+    """The types of a table's columns, for pyarrow: the same for every audit."""
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "flag": pa.bool_(), "count": pa.int64(), "number": pa.float64()}
+    return pa.schema([(column, types[kind(name, column)]) for column in TABLES[name]])
+
+
 def frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A table with exactly the columns of `scores.tables`."""
-    return pd.DataFrame([{column: row.get(column) for column in TABLES[name]} for row in rows], columns=list(TABLES[name]))
+    """A table with exactly the columns of `scores.tables`, as it is read back from its file."""
+    import pyarrow as pa
+
+    made = pa.Table.from_pylist([{column: row.get(column) for column in TABLES[name]} for row in rows], schema(name))
+    return made.to_pandas()
+
+
+def evidence_rows(evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:
+    """Every measurement of every metric."""
+    return [
+        {"metric": name, "chain": chain, "step": step, **vars(row), "detail": json.dumps(dict(row.detail))}
+        for name, found in evidence.items()
+        for (chain, step), row in found
+    ]
 
 
 def outcome_rows(steps: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,8 +1,13 @@
 """The tables of an audit: file names, columns, units. Whoever writes or draws one looks here.
 
-`steps` is the contract that others read (`steps.parquet`); the rest feeds the figures of the report.
+`steps` is the contract that others read (`steps.parquet`), `evidence` every number of every metric, one's own included;
+the rest feeds the figures of the report.
 Every `low`/`high` is a 95% interval clustered by problem; shares are in [0, 1]; positions count tokens.
 """
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
 
 STEPS: dict[str, str] = {
     "chain": "id of the chain (its problem's id)",
@@ -84,4 +89,45 @@ OUTCOMES: dict[str, str] = {
     "n": "number of problems",
 }
 
-TABLES = {"steps": STEPS, "decodability": DECODABILITY, "lead": LEAD, "bypass": BYPASS, "outcomes": OUTCOMES}
+EVIDENCE: dict[str, str] = {
+    "metric": "name of the metric: used, lead, bypass, computed, or a name given to `audit(..., metrics=...)`",
+    "chain": "id of the chain",
+    "step": "name of the step; empty for a number about the whole chain",
+    "value": "in the metric's own unit; missing where it could not be measured",
+    "control": "the same quantity where the effect cannot exist",
+    "n": "number of independent units behind the value",
+    "low": "of value",
+    "high": "of value",
+    "unscored": "why there is no value; empty where there is one",
+    "detail": "parts of the number, as a JSON object",
+}
+
+TABLES = {
+    "steps": STEPS,
+    "decodability": DECODABILITY,
+    "lead": LEAD,
+    "bypass": BYPASS,
+    "outcomes": OUTCOMES,
+    "evidence": EVIDENCE,
+}
+
+Kind: TypeAlias = Literal["text", "flag", "count", "number"]
+_FLAGS = {"correct", "needed", "final", "readout"}
+_COUNTS = {"steps.position", "used_n", "layer", "n", "offset", "cut"}
+_TEXT = {
+    *("chain", "step", "stated", "true_value", "local_value", "computed_site", "agreement", "when", "verdict"),
+    *("unscored_reason", "target", "clause", "outcome", "metric", "unscored", "detail"),
+    *("decodability.position", "decodability.control"),
+}
+
+
+def kind(table: str, column: str) -> Kind:
+    """What a column holds, whether or not this audit has any of it: files of all audits have the same types."""
+    names = {column, f"{table}.{column}"}
+    if (table, column) == ("bypass", "chain"):  # elsewhere an id, here a share
+        return "number"
+    if names & _TEXT:
+        return "text"
+    if names & _FLAGS:
+        return "flag"
+    return "count" if names & _COUNTS else "number"

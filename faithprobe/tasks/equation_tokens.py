@@ -19,7 +19,7 @@ _TOKEN = re.compile(
     (?P<break><<|>>|<=|>=|!=|=>|->|={3,}|\.\.+|\\[()\[\]]|\n(?![ \t]{0,40}&?[ \t]{0,4}[=≈]))
   | (?P<eq>:=|==?|[≈≅]|\\approx(?![A-Za-z]))
   | (?P<unit>\\(?:text|textbf|mathrm|mbox)\{[^{}\n]{0,60}\}|\([A-Za-z][A-Za-z ]{0,30}\))
-  | (?P<space>[\s$€£¥&~{}]|\\[,;:!$\ ]|\\\\|\\(?:left|right|quad|qquad|boxed|displaystyle)(?![A-Za-z]))
+  | (?P<space>[\s$€£¥&~{}`]|\\[,;:!$\ ]|\\\\|\\(?:left|right|quad|qquad|boxed|displaystyle)(?![A-Za-z]))
   | (?P<stars>\*\*)
   | (?P<op>\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|\\div(?![A-Za-z])|//|[-+*/%×÷·−–])
   | (?P<num>(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)

@@ -23,6 +23,11 @@ def _pairs(space: str) -> list[tuple[str, str]]:
     return [*((a, b) for a in "123456789" for b in "0123456789"), *((space, c) for c in "+-*=AQ1234567890")]
 
 
+def _bytes_and(merges: list[tuple[str, str]]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    words = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)])
+    return {word: k for k, word in enumerate(words)}, merges
+
+
 def sentencepiece() -> PreTrainedTokenizerFast:
     """As Llama 1: a space in front of every text, which decoding drops; unknown characters become bytes."""
     merges = _pairs("▁")
@@ -48,11 +53,16 @@ def metaspace() -> PreTrainedTokenizerFast:
 
 def byte_level() -> PreTrainedTokenizerFast:
     """As GPT-2: bytes, of which a character may need several."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _pairs("Ġ")
-    words = dict.fromkeys([*alphabet, *(a + b for a, b in merges)])
-    tokenizer = Tokenizer(models.BPE({word: k for k, word in enumerate(words)}, merges))
+    tokenizer = Tokenizer(models.BPE(*_bytes_and(_pairs("Ġ"))))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def equals() -> PreTrainedTokenizerFast:
+    """Writes a number and an `=` in front of it as one token, so that the number cannot be edited alone."""
+    tokenizer = Tokenizer(models.BPE(*_bytes_and([("1", "2"), ("=", "12")])))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
@@ -101,10 +111,11 @@ _KINDS = {
     "metaspace": metaspace,
     "byte-level": byte_level,
     "slow": SlowTokenizer,
+    "equals": equals,
     "smollm2": lambda: _folder("faithprobe*/[sS]mol[lL][mM]2*"),
     "qwen": lambda: _folder("faithprobe*/[qQ]wen*"),
 }
-KINDS = tuple(_KINDS)
+KINDS = tuple(kind for kind in _KINDS if kind != "equals")
 UNICODE = ("sentencepiece", "byte-level", "smollm2", "qwen")
 """Those that can write any character."""
 
