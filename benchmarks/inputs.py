@@ -31,7 +31,7 @@ def left_padded(model: LanguageModel, rows: Sequence[Tokens]) -> dict[str, torch
 @torch.no_grad()
 def plain_generate(model: LanguageModel, batch: dict[str, torch.Tensor], new_tokens: int) -> torch.Tensor:
     """Greedy, as one would write it."""
-    return model.hf.generate(  # type: ignore[no-any-return]
+    return model.hf.generate(
         **batch,
         max_new_tokens=new_tokens,
         do_sample=False,

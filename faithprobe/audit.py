@@ -6,35 +6,38 @@ store on disk; then probes are fitted on problems of their own and read from the
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faithprobe.chains.capture import Recorder, default_layers, probe_positions, probe_sites, record_forced
+from faithprobe.chains.capture import default_layers, probe_sites
 from faithprobe.chains.records import Chain
-from faithprobe.chains.store import Trace, TraceWriter
+from faithprobe.chains.store import Trace
 from faithprobe.chains.subject import Subject
-from faithprobe.errors import TaskError, UnscoredError
-from faithprobe.metrics.base import Metric, Settings
+from faithprobe.errors import FaithprobeError, TaskError, UnscoredError
+from faithprobe.metrics.base import Metric, Settings, run_metric
 from faithprobe.metrics.bypass import bypass
 from faithprobe.metrics.computed import computed, reference_steps
-from faithprobe.metrics.items import Traces, label
+from faithprobe.metrics.items import Traces
 from faithprobe.metrics.lead import lead
+from faithprobe.metrics.traces import force_and_store, forced_chains, probe_problems, respond_and_store
 from faithprobe.metrics.used import used
 from faithprobe.models import LanguageModel, load_model
 from faithprobe.models.forcing import batches
+from faithprobe.models.generation import PrefixCache
 from faithprobe.models.hooks import evaluating
 from faithprobe.models.twin import random_twin
 from faithprobe.progress import Progress
-from faithprobe.results.parts import Part, claim_folder, load_part, merged, save_part
+from faithprobe.results.parts import Part, claim_folder, load_evidence, load_part, merged, save_evidence, save_part
 from faithprobe.results.record import Audit, chain_view
-from faithprobe.results.verdicts import bypass_rows, frame, outcome_rows, step_rows, summarise
+from faithprobe.results.verdicts import bypass_rows, evidence_rows, frame, outcome_rows, step_rows, summarise
 from faithprobe.scores.evidence import Evidence, Measurement
 from faithprobe.tasks import Problem, Task, load_task
 
@@ -47,7 +50,8 @@ CAUSAL: Mapping[str, Metric] = {"used": used, "lead": lead, "bypass": bypass}
 """Metrics that re-run the model; a user's own is added by `audit(..., metrics=...)`."""
 PART = 16
 """Problems that are answered and measured together: what an interruption can cost."""
-FEWEST_PROBE_PROBLEMS = 200
+PROBE_PART = 64
+"""Probe problems that are read together."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,15 @@ def audit(
         seed: of problems, replacements, partners and splits.
         tokenizer: with a Hugging Face model.
         probe_problems: teacher-forced problems that probes are fitted on, disjoint from the audited ones; with fewer
-            than 200, *computed* and the score stay unscored. 0 skips the probes.
+            than 250, *computed* and the score stay unscored. 0 skips the probes.
         replacements: for every stated value; at least 3 for a score.
         layers: that are probed; default: six, evenly spaced, the last one among them.
         chat: ask through the chat template.
         temperature: 0 is greedy.
         batch_size: rows that go through the model together.
         out: a folder for the results; an interrupted audit goes on there. Default: a temporary folder.
-        metrics: further metrics by name, called like those in `faithprobe.metrics`; their evidence is saved with the
-            parts.
+        metrics: further metrics by name, called like those in `faithprobe.metrics`; what they find stands in the table
+            `evidence` of the result.
         command: how this was started; default: the Python call.
         show_progress: on standard error.
 
@@ -112,6 +116,7 @@ def audit(
     every = {**CAUSAL, **(metrics or {})}
     chosen = tuple(layers) if layers is not None else default_layers(language_model.n_layers)
     plan = Plan(problems, seed, probe_problems, replacements, chosen, chat, temperature, tuple(every))
+    _check(plan, language_model, batch_size, metrics or {})
     with tempfile.TemporaryDirectory() as scratch, Progress(show_progress) as progress, evaluating(language_model):
         folder = Path(out) if out is not None else Path(scratch)
         claim_folder(folder / "work", _identity(language_model, the_task, plan))
@@ -122,12 +127,30 @@ def audit(
         evidence = {name: merged([part.evidence[name] for part in parts], name) for name in every}
         evidence["computed"] = _compute(subject, chains, asked, plan, folder / "work", progress)
         direct = {id_: right for part in parts for id_, right in part.direct.items()}
-        found = _conclude(chains, evidence, direct)
         info = _info(language_model, the_task, plan, command, time.monotonic() - started)
-        result = replace(found, info=info)
+        result = replace(_conclude(chains, evidence, direct), info=info)
         if out is not None:
             result.save(folder)
     return result
+
+
+def _check(plan: Plan, model: LanguageModel, batch_size: int, metrics: Mapping[str, Metric]) -> None:
+    """Raises FaithprobeError for what cannot be meant, before any work is done."""
+    for name, number, least in (
+        ("problems", plan.problems, 1),
+        ("probe_problems", plan.probe_problems, 0),
+        ("replacements", plan.replacements, 1),
+        ("layers", len(plan.layers), 1),
+        ("temperature", plan.temperature, 0),
+        ("batch_size", batch_size, 1),
+    ):
+        if number < least:
+            raise FaithprobeError(f"{name} must be at least {least}, not {number}")
+    for site in probe_sites(plan.layers):
+        model.sites[site]  # raises UnknownNameError
+    taken = sorted({*CAUSAL, "computed"} & set(metrics))
+    if taken:
+        raise FaithprobeError(f"a metric of your own cannot be called {taken[0]!r}: that is one of faithprobe's")
 
 
 def _answer_all(
@@ -140,6 +163,10 @@ def _answer_all(
 ) -> list[Part]:
     """Every part, loaded where it is finished, else measured and saved."""
     by_id = {problem.id: problem for problem in problems}
+    if len(by_id) < len(problems):
+        raise TaskError(
+            f"task {subject.task.name!r} made {len(problems)} problems with {len(by_id)} ids: each needs its own"
+        )
     twin = random_twin(subject.model, seed=plan.seed) if plan.probe_problems else None
     stage = progress.stage("answering and replaying", len(problems))
     parts = []
@@ -162,20 +189,13 @@ def _measure(
     progress: Progress,
 ) -> Part:
     """Lets the model answer a few problems, records activations meanwhile, and replays the chains."""
-    sites = probe_sites(plan.layers)
     progress.say("chains")
     if twin is None:
         chains = [chain for chain, _ in subject.respond(problems)]
     else:
-        recorder = Recorder(subject.model, sites)
-        with TraceWriter(work / "own", model=subject.model, sites=sites) as store:
-            chains = []
-            for chain, done in subject.respond(problems, watch=recorder):
-                names, positions = _probed(chain)
-                if positions and chain.id not in store.done:
-                    store.add(chain.id, names, positions, recorder.at(done, positions))
-                chains.append(chain)
-        _force_into(twin, subject, chains, sites, work / "own-twin")
+        sites, size = probe_sites(plan.layers), subject.batch_size
+        chains = respond_and_store(subject, problems, sites, work / "own")
+        force_and_store(twin, chains, sites, work / "own-twin", prefixes=PrefixCache(twin), batch_size=size)
     direct = {}
     if subject.task.prompt(problems[0], chain=False) != subject.task.prompt(problems[0]):
         progress.say("answers without a chain")
@@ -185,37 +205,8 @@ def _measure(
     evidence = {}
     for name, metric in metrics.items():
         progress.say(name)
-        evidence[name] = metric(subject, chains, settings)
+        evidence[name] = run_metric(name, metric, subject, chains, settings)
     return Part(tuple(chains), evidence, direct)
-
-
-def _probed(chain: Chain) -> tuple[list[str], list[int]]:
-    """Labels and token positions of everything that is probed in a chain."""
-    found = {
-        label(chain.reference[step], place): position
-        for step in chain.literals
-        if step in chain.reference
-        for place, position in probe_positions(chain, step).items()
-    }
-    return list(found), list(found.values())
-
-
-def _force_into(
-    model: LanguageModel, subject: Subject, chains: Sequence[Chain], sites: Sequence[str], folder: Path
-) -> None:
-    """Stores activations of given chains, teacher-forced through `model`."""
-    with TraceWriter(folder, model=model, sites=sites) as store:
-        rows = [(chain, *_probed(chain)) for chain in chains if chain.id not in store.done]
-        rows = [row for row in rows if row[2]]
-        for part in batches(rows, subject.batch_size):
-            chosen = rows[part]
-            tokens = [chain.tokens[: max(positions) + 1] for chain, _, positions in chosen]
-            prefixes = subject.prefixes if model is subject.model else type(subject.prefixes)(model)
-            for found in record_forced(
-                model, tokens, [row[2] for row in chosen], sites, prefixes=prefixes, batch_size=subject.batch_size
-            ):
-                chain, names, positions = chosen[found.index]
-                store.add(chain.id, names, positions, found.activations)
 
 
 def _compute(
@@ -226,60 +217,48 @@ def _compute(
     work: Path,
     progress: Progress,
 ) -> Evidence:
-    """D of every literal, from probes fitted on problems of their own."""
-    if plan.probe_problems < FEWEST_PROBE_PROBLEMS:
-        reason = f"{plan.probe_problems} probe problems, at least {FEWEST_PROBE_PROBLEMS} are needed"
-        return _unscored(chains, reason)
-    try:
-        own_problems = _disjoint(subject.task, plan, {problem.id for problem in asked})
-    except UnscoredError as error:
-        return _unscored(chains, str(error))
-    sites = probe_sites(plan.layers)
+    """D of every literal, from probes fitted on problems of their own; loaded where it is finished."""
+    steps = reference_steps(chains)
+    paths = [work / f"computed-{k:03d}.json" for k in range(len(steps))]
+    if not all(path.exists() for path in paths):
+        try:
+            own_problems = probe_problems(subject.task, plan.probe_problems, seed=plan.seed, asked=asked)
+        except UnscoredError as error:
+            none = Measurement.none(str(error))
+            return Evidence("computed", {(chain.id, step): none for chain in chains for step in chain.literals})
+        traces = _probe_traces(subject, own_problems, plan, chains[0].text, work, progress)
+        stage = progress.stage("fitting probes", len(steps))
+        for path, step in zip(paths, steps, strict=True):
+            progress.say(step)
+            if not path.exists():
+                save_evidence(path, computed(chains, step, traces, seed=plan.seed))
+            stage.advance()
+    return merged([load_evidence(path, "computed") for path in paths], "computed")
+
+
+def _probe_traces(
+    subject: Subject, problems: Sequence[Problem], plan: Plan, like: str, work: Path, progress: Progress
+) -> Traces:
+    """Reads the reference responses to the probe problems, and opens all that was recorded."""
+    sites, size = probe_sites(plan.layers), subject.batch_size
     twin = random_twin(subject.model, seed=plan.seed)
-    stage = progress.stage("reading probe problems", len(own_problems))
-    probe_chains: dict[str, Chain] = {}
-    for part in batches(own_problems, 64):
-        read = list(_teacher_forced(subject, own_problems[part], like=chains[0].text if chains else " "))
-        _force_into(subject.model, subject, read, sites, work / "probe")
-        _force_into(twin, subject, read, sites, work / "probe-twin")
-        probe_chains |= {chain.id: chain for chain in read}
-        stage.advance(len(own_problems[part]))
-    traces = Traces(
-        probe_chains,
+    twin_prefixes = PrefixCache(twin)
+    stage = progress.stage("reading probe problems", len(problems))
+    chains: dict[str, Chain] = {}
+    for part in batches(problems, PROBE_PART):
+        read = list(forced_chains(subject, problems[part], like=like))
+        force_and_store(subject.model, read, sites, work / "probe", prefixes=subject.prefixes, batch_size=size)
+        force_and_store(twin, read, sites, work / "probe-twin", prefixes=twin_prefixes, batch_size=size)
+        chains |= {chain.id: chain for chain in read}
+        stage.advance(len(problems[part]))
+    return Traces(
+        chains,
         Trace(work / "probe", model=subject.model),
         Trace(work / "probe-twin", model=twin),
         Trace(work / "own", model=subject.model),
         Trace(work / "own-twin", model=twin),
         sites[1:],
     )
-    stage = progress.stage("fitting probes", len(reference_steps(chains)))
-    return computed(chains, traces, seed=plan.seed, progress=stage.advance)
-
-
-def _unscored(chains: Sequence[Chain], reason: str) -> Evidence:
-    return Evidence("computed", {(c.id, step): Measurement.none(reason) for c in chains for step in c.literals})
-
-
-def _teacher_forced(subject: Subject, problems: Sequence[Problem], *, like: str) -> Iterator[Chain]:
-    """Reference responses as chains; a problem whose response cannot be put behind its prompt is left out."""
-    for problem in problems:
-        prompt = subject.prompt(problem)
-        tokens = subject.forced(problem, problem.response, like=like)
-        if tokens is not None:
-            yield subject.read(problem, prompt, tokens[len(prompt) :])
-
-
-def _disjoint(task: Task, plan: Plan, taken: set[str]) -> list[Problem]:
-    """Probe problems: another seed, none of the audited ones; fewer where the family has no more."""
-    wanted = plan.probe_problems
-    while wanted >= FEWEST_PROBE_PROBLEMS:
-        try:
-            drawn = task.problems(wanted + len(taken), seed=plan.seed + 1)
-        except TaskError:
-            wanted = wanted * 3 // 4
-            continue
-        return [problem for problem in drawn if problem.id not in taken][: plan.probe_problems]
-    raise UnscoredError(f"the family has fewer than {FEWEST_PROBE_PROBLEMS} problems besides the audited ones")
 
 
 def _conclude(chains: Sequence[Chain], evidence: Mapping[str, Evidence], direct: Mapping[str, bool]) -> Audit:
@@ -295,6 +274,7 @@ def _conclude(chains: Sequence[Chain], evidence: Mapping[str, Evidence], direct:
         "lead": frame("lead", evidence["lead"].tables.get("lead", ())),
         "bypass": frame("bypass", bypass_rows(evidence["bypass"].tables.get("bypass", ()))),
         "outcomes": frame("outcomes", outcome_rows(steps)),
+        "evidence": frame("evidence", evidence_rows(evidence)),
     }
     return Audit({}, summarise(chains, steps, verdicts, direct), tables, [chain_view(chain) for chain in chains])
 
@@ -305,7 +285,7 @@ def _identity(model: LanguageModel, task: Task, plan: Plan) -> dict[str, Any]:
 
 def _info(model: LanguageModel, task: Task, plan: Plan, command: str, seconds: float) -> dict[str, Any]:
     packages = ("faithprobe", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy")
-    return {
+    info = {
         "model": model.name,
         "fingerprint": model.fingerprint,
         "task": task.name,
@@ -313,10 +293,12 @@ def _info(model: LanguageModel, task: Task, plan: Plan, command: str, seconds: f
         "n_problems": plan.problems,
         **{name: value for name, value in vars(plan).items() if name != "problems"},
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in packages}},
-        "command": command or f"faithprobe.audit({model.name!r}, {task.name!r}, problems={plan.problems}, seed={plan.seed})",
+        "command": command
+        or f"faithprobe.audit({model.name!r}, {task.name!r}, problems={plan.problems}, seed={plan.seed})",
         "seconds": round(seconds, 1),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+    return json.loads(json.dumps(info, default=str))  # as it is read back from its file
 
 
 def _version(package: str) -> str:

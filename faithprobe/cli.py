@@ -31,6 +31,13 @@ def _option(text: str) -> tuple[str, object]:
         return name.replace("-", "_"), value
 
 
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of layers such as 9,19,29") from None
+
+
 @app.command()
 def audit(
     model: Annotated[str, typer.Option(help="A name of `faithprobe models`, a folder, a .gguf file, or owner/name.")],
@@ -39,7 +46,7 @@ def audit(
     problems: Annotated[int, typer.Option(min=1, help="Problems that the model answers.")] = 50,
     seed: Annotated[int, typer.Option(help="Of problems, replacements, partners and splits.")] = 0,
     probe_problems: Annotated[
-        int, typer.Option(min=0, help="Problems that probes are fitted on; under 200, D and the score are unscored.")
+        int, typer.Option(min=0, help="Problems that probes are fitted on; under 250, D and the score are unscored.")
     ] = 1000,
     replacements: Annotated[int, typer.Option(min=1, help="Per stated value; a score needs 3.")] = 4,
     task_option: Annotated[
@@ -66,7 +73,7 @@ def audit(
         seed=seed,
         probe_problems=probe_problems,
         replacements=replacements,
-        layers=None if layers is None else [int(layer) for layer in layers.split(",")],
+        layers=None if layers is None else _numbers(layers),
         chat=chat,
         temperature=temperature,
         batch_size=batch_size,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from faithprobe.chains.forms import Form, Leaf, constant, fill, form_of
@@ -155,6 +155,9 @@ class _Linker:
 
     def _define(self, name: str, equation: Equation, form: Form, values: list[Value]) -> None:
         """A new step, or a named one anew, on other operands."""
+        if name in self.steps and self.steps[name].value == equation.result.value:
+            self._state(name, equation, self.steps[name], {})  # what was stated first stays the literal
+            return
         leaves: list[Leaf | None] = [None] * len(values)
         reference = self.forms.get(name)
         if reference is not None and len(reference.leaves) == len(values):
@@ -182,27 +185,27 @@ class _Linker:
         old = self.steps[name]
         now = [self._now(n, value) for n, value in zip(old.names, old.written)]
         pairs = old.form.pair_all(old.written if None in old.form.pair(now, values) else now, values)
-        written = list(values)
         places: dict[str, Span] = {}
         for k, operand in zip(pairs, equation.operands):
-            written[k] = operand.value
             if old.names[k].isidentifier():
                 places.setdefault(old.names[k], operand.span)
-        self._state(
-            name, equation, _Stated(old.expression, old.form, old.names, written, equation.result.value), places
-        )
+        stated = old  # what was stated first stays the literal
+        if old.value != equation.result.value:
+            written = [value for _, value in sorted(zip(pairs, values))]
+            stated = replace(old, written=written, value=equation.result.value)
+        self._state(name, equation, stated, places)
 
     def _assign(self, name: str, equation: Equation) -> None:
         """`x1 = -15`: a reference step without its operands."""
         if name in self.steps:
-            old = self.steps[name]
-            stated = _Stated(old.expression, old.form, old.names, old.written, equation.result.value)
+            stated = replace(self.steps[name], value=equation.result.value)
         else:
             form = self.forms[name]
             missing = [str(leaf) for leaf in form.leaves if leaf in self.forms and leaf not in self.steps]
             if missing:
                 self.unlocated[name] = f"stated without an equation, and {' and '.join(missing)} not at all"
                 return
+            self.unlocated.pop(name, None)
             names = [leaf if isinstance(leaf, str) else constant(leaf) for leaf in form.leaves]
             written = [value for value in map(self._expected, form.leaves) if value is not None]
             self.inputs |= {n: v for n, v in zip(names, written) if n in self.problem.graph.inputs} | self.inputs

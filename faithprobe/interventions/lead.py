@@ -6,7 +6,8 @@ run's keys and values, before and behind e, so what is on the page is never exch
 
     R(e) = (LD_patched - LD_base) / (LD_source - LD_base),   LD = log p(source literal) - log p(base literal)
 
-kappa is the first e with R(e) >= 1/2 and above its placebos. A slot may carry raw operands, so kappa means
+kappa is the first e with R(e) >= 1/2 and above its placebos, where log p(source literal) alone has recovered by half
+as well: a run that says a third value has any LD, and is not determined. A slot may carry raw operands, so kappa means
 *determined*, not *computed*; redundant paths can hide a value, so no effect is not "not computed".
 """
 
@@ -178,12 +179,15 @@ class Recovery:
 
     end: int
     recovered: float
+    stated: float
+    """The same share of log p(source literal) alone."""
     placebos: dict[str, float]
 
     @property
     def determined(self) -> bool:
-        """R >= 1/2 and above every placebo."""
-        return self.recovered >= HALF and self.recovered > max(self.placebos.values(), default=0.0)
+        """R >= 1/2 and above every placebo, and the run really says the source's literal."""
+        above = self.recovered > max(self.placebos.values(), default=0.0)
+        return min(self.recovered, self.stated) >= HALF and above
 
 
 class PairRuns:
@@ -201,12 +205,13 @@ class PairRuns:
         if pair.same_value is not None:
             rows.append(pair.same_value[:head] + self.tails[0])
         clean = self._force(rows)
-        self.base_ld = self._ld(clean, 0)
-        self.source_ld = self._ld(clean, len(self.tails))
-        if not self.source_ld - self.base_ld >= minimum:
+        self.base_ld, self.base_stated = self._ld(clean, 0)
+        source_ld, source_stated = self._ld(clean, len(self.tails))
+        self.ld_gap, self.stated_gap = source_ld - self.base_ld, source_stated - self.base_stated
+        if not self.ld_gap >= minimum or not self.stated_gap > 0:
             raise UnscoredError(
-                f"the source run favours its own value by only {self.source_ld - self.base_ld:.2f} nats more than the "
-                f"base run (needs {minimum:g})"
+                f"the source run favours its own value by only {self.ld_gap:.2f} nats more than the base run (needs "
+                f"{minimum:g}), and finds it {self.stated_gap:.2f} nats more likely (needs more than 0)"
             )
         self.base = clean.donor.row(0, head)
         self.sources = {"source": clean.donor.row(len(self.tails), head)}
@@ -223,16 +228,17 @@ class PairRuns:
             return force(model, rows, prefixes=prefixes, read=read)
         return force_spliced(model, rows, splices, prefixes=prefixes, read=read)
 
-    def _ld(self, forced: Forced, at: int) -> float:
-        """log p(source literal) - log p(base literal), whole strings, from the rows that begin at `at`."""
+    def _ld(self, forced: Forced, at: int) -> tuple[float, float]:
+        """log p(source literal) - log p(base literal), and the former alone; whole strings, from the rows that begin
+        at `at`."""
         head, span = self.pair.base[: self.pair.span[0]], self.pair.span
         base, source = (
             forced.of_span(at + self.tails.index(literal[:-1]), head + literal, span) for literal in self.literals
         )
-        return source - base
+        return source - base, source
 
-    def effects(self, jobs: Sequence[tuple[int, str]], *, batch_size: int = 32) -> list[float]:
-        """R for each (window end, name of the source), batched."""
+    def effects(self, jobs: Sequence[tuple[int, str]], *, batch_size: int = 32) -> list[tuple[float, float]]:
+        """R, and the share of log p(source literal) alone, for each (window end, name of the source); batched."""
         head, size = self.pair.base[: self.pair.span[0]], len(self.tails)
         found = []
         for part in batches(jobs, max(1, batch_size // size)):
@@ -243,18 +249,20 @@ class PairRuns:
                 splices += [donor] * size
             patched = self._force(rows, splices)
             lds = [self._ld(patched, i * size) for i in range(len(rows) // size)]
-            found += [(ld - self.base_ld) / (self.source_ld - self.base_ld) for ld in lds]
+            found += [
+                ((ld - self.base_ld) / self.ld_gap, (stated - self.base_stated) / self.stated_gap) for ld, stated in lds
+            ]
         return found
 
     def scan(self, ends: Sequence[int]) -> list[Recovery]:
         """R(e) at each window end. Placebos stand beside every R that could count, and beside the last one."""
         recovered = dict(zip(ends, self.effects([(end, "source") for end in ends]), strict=True))
-        checked = [end for end in ends if recovered[end] >= HALF or end == ends[-1]]
+        checked = [end for end in ends if min(recovered[end]) >= HALF or end == ends[-1]]
         jobs = [(end, name) for end in checked for name in self.sources if name != "source"]
         placebos: dict[int, dict[str, float]] = {end: {} for end in ends}
-        for (end, name), effect in zip(jobs, self.effects(jobs), strict=True):
+        for (end, name), (effect, _) in zip(jobs, self.effects(jobs), strict=True):
             placebos[end][name] = effect
-        return [Recovery(end, recovered[end], placebos[end]) for end in ends]
+        return [Recovery(end, *recovered[end], placebos[end]) for end in ends]
 
 
 def boundaries(chain: Chain, pair: Pair) -> list[int]:

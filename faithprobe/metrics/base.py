@@ -25,9 +25,7 @@ Metric: TypeAlias = Callable[[Subject, Sequence[Chain], Settings], Evidence]
 """A user's own metric is a function of this type."""
 
 
-def run_metric(
-    name: str, metric: Metric, subject: Subject, chains: Sequence[Chain], settings: Settings
-) -> Evidence:
+def run_metric(name: str, metric: Metric, subject: Subject, chains: Sequence[Chain], settings: Settings) -> Evidence:
     """Calls a metric and checks what it returns. Raises MetricError, with its name, where it throws or returns
     anything but measurements of these chains."""
     try:

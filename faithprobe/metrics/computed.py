@@ -105,9 +105,7 @@ def _read_own(
     of_main = [fit for fit in fits if fit.target == main]
     best = max(of_main, key=lambda fit: fit.found.gain.value)
     readings = {
-        fit.place: _transfer(step, fit, chains, traces, seed)
-        for fit in of_main
-        if fit is best or fit.place == BEFORE
+        fit.place: _transfer(step, fit, chains, traces, seed) for fit in of_main if fit is best or fit.place == BEFORE
     }
     own, found = readings[best.place]
     early = readings.get(BEFORE)
@@ -140,9 +138,7 @@ def _read_own(
     return rows
 
 
-def _transfer(
-    step: str, fit: Fit, chains: Mapping[str, Chain], traces: Traces, seed: int
-) -> tuple[Items, Information]:
+def _transfer(step: str, fit: Fit, chains: Mapping[str, Chain], traces: Traces, seed: int) -> tuple[Items, Information]:
     own = items(chains, step, fit.place, traces.own, traces.own_twin, traces.sites)
     if not len(own):
         raise UnscoredError(f"no chain states {step!r} where it can be read {fit.place}")

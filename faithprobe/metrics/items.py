@@ -86,7 +86,9 @@ def items(chains: Mapping[str, Chain], step: str, place: str, trace: Trace, twin
 
 def _stated(chain: Chain, reference: str) -> str | None:
     """The stated step that is the counterpart of a reference step."""
-    return next((name for name, other in chain.reference.items() if other == reference and name in chain.literals), None)
+    return next(
+        (name for name, other in chain.reference.items() if other == reference and name in chain.literals), None
+    )
 
 
 def _local(chain: Chain, step: str) -> Value | None:

@@ -1,4 +1,4 @@
-"""Which activations probes need, and how they get to disk: of the model's own chains and of teacher-forced responses."""
+"""What probes need, and how it gets to disk: activations of the model's own chains and of teacher-forced responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from faithprobe.chains.subject import Subject
 from faithprobe.errors import TaskError, UnscoredError
 from faithprobe.metrics.items import label
 from faithprobe.models import LanguageModel
-from faithprobe.models.forcing import batches
 from faithprobe.models.generation import PrefixCache
 from faithprobe.probes.inputs import FEWEST_TRAINING
 from faithprobe.tasks import Problem, Task
@@ -32,9 +31,7 @@ def probed(chain: Chain) -> tuple[list[str], list[int]]:
     return list(found), list(found.values())
 
 
-def respond_and_store(
-    subject: Subject, problems: Sequence[Problem], sites: Sequence[str], folder: Path
-) -> list[Chain]:
+def respond_and_store(subject: Subject, problems: Sequence[Problem], sites: Sequence[str], folder: Path) -> list[Chain]:
     """Lets the model answer; what is probed is recorded meanwhile. Activations are held one batch at a time."""
     recorder = Recorder(subject.model, sites)
     chains = []
@@ -48,7 +45,12 @@ def respond_and_store(
 
 
 def force_and_store(
-    model: LanguageModel, chains: Sequence[Chain], sites: Sequence[str], folder: Path, *, prefixes: PrefixCache,
+    model: LanguageModel,
+    chains: Sequence[Chain],
+    sites: Sequence[str],
+    folder: Path,
+    *,
+    prefixes: PrefixCache,
     batch_size: int,
 ) -> None:
     """Stores activations of given chains, teacher-forced through a model: the subject's own, or its random twin."""
@@ -72,11 +74,14 @@ def forced_chains(subject: Subject, problems: Sequence[Problem], *, like: str) -
             yield subject.read(problem, prompt, tokens[len(prompt) :])
 
 
-def probe_problems(task: Task, wanted: int, *, seed: int, taken: Collection[str]) -> list[Problem]:
-    """Problems of another seed, none of them `taken`; fewer where the family has no more.
+def probe_problems(task: Task, wanted: int, *, seed: int, asked: Collection[Problem]) -> list[Problem]:
+    """Problems of another seed, none of them asked already; fewer where the family has no more.
 
     Raises UnscoredError where there are too few to fit probes on.
     """
+    if wanted < FEWEST_PROBE_PROBLEMS:
+        raise UnscoredError(f"{wanted} probe problems, at least {FEWEST_PROBE_PROBLEMS} are needed")
+    taken = {problem.question for problem in asked}
     tried = wanted
     while tried >= FEWEST_PROBE_PROBLEMS:
         try:
@@ -84,12 +89,7 @@ def probe_problems(task: Task, wanted: int, *, seed: int, taken: Collection[str]
         except TaskError:
             tried = tried * 3 // 4
             continue
-        found = [problem for problem in drawn if problem.id not in taken][:wanted]
-        if len(found) >= FEWEST_PROBE_PROBLEMS:
-            return found
-        break
+        return [problem for problem in drawn if problem.question not in taken][:wanted]
     raise UnscoredError(
-        f"at least {FEWEST_PROBE_PROBLEMS} probe problems are needed besides the audited ones; {wanted} were asked for, "
-        "and the family has no more of them" if wanted >= FEWEST_PROBE_PROBLEMS else
-        f"{wanted} probe problems, at least {FEWEST_PROBE_PROBLEMS} are needed"
+        f"the family has fewer than {FEWEST_PROBE_PROBLEMS} problems besides the audited ones; so many probes need"
     )

@@ -78,7 +78,8 @@ def _resolve(
             hf, tokenizer = place
             return _moved(hf, options), tokenizer, str(source)
         hf, tokenizer = _load_pretrained(place, options, trust_remote_code, with_tokenizer=with_tokenizer)
-        return hf, tokenizer, Path(source).name if isinstance(source, Path) else source
+        here = Path(source).expanduser()  # a report names the model, not where a disk holds it
+        return hf, tokenizer, here.resolve().name if here.exists() else str(source)
 
     given = [name for name, value in options.items() if value is not None]
     if given:

@@ -33,7 +33,8 @@ class Part:
 def save_part(path: Path, part: Part) -> None:
     """Writes a part whole or not at all."""
     chains = [
-        {"id": c.id, "tokens": c.tokens, "n_prompt": c.n_prompt, "question_start": c.question_start} for c in part.chains
+        {"id": c.id, "tokens": c.tokens, "n_prompt": c.n_prompt, "question_start": c.question_start}
+        for c in part.chains
     ]
     evidence = {name: _as_json(found) for name, found in part.evidence.items()}
     write_text(path, json.dumps({"chains": chains, "evidence": evidence, "direct": dict(part.direct)}))
@@ -100,8 +101,11 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     wanted = json.loads(text)
     with _reading(path):
         held = dict(json.loads(path.read_text(encoding="utf-8")))
-    differing = [f"{key}: {held.get(key)!r} there, {wanted.get(key)!r} asked for" for key in sorted({*held, *wanted})
-                 if held.get(key) != wanted.get(key)]
+    differing = [
+        f"{key}: {held.get(key)!r} there, {wanted.get(key)!r} asked for"
+        for key in sorted({*held, *wanted})
+        if held.get(key) != wanted.get(key)
+    ]
     if differing:
         raise StoreError(
             f"{folder.parent} holds an audit with other settings ({'; '.join(differing)}); name another folder, or "

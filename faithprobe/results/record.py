@@ -121,8 +121,8 @@ class Audit:
             chains = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(
-                f"{folder} holds no whole audit: {path.name} is missing or damaged ({error}); run the same command again: "
-                "what is finished is kept, and the files are written anew"
+                f"{folder} holds no whole audit: {path.name} is missing or damaged ({error}); run the same command "
+                "again: what is finished is kept, and the files are written anew"
             ) from error
         return cls(info, results, tables, chains)
 
@@ -145,13 +145,12 @@ class Audit:
         it is lower, 0 where it is unscored or unneeded. The evidence is internal: no human rated anything, so `score`
         and `verdict` stand beside each rating.
         """
-        by_chain = {chain: part for chain, part in self.steps.groupby("chain", sort=False)} if len(self.steps) else {}
+        by_place = {(row["chain"], row["position"]): row for row in self.steps.to_dict("records")}
         lines = []
         for chain in self.chains:
-            rows = {row["step"]: row for row in by_chain[chain["chain"]].to_dict("records")} if by_chain else {}
             steps, begin = [], 0
-            for value in sorted(chain["values"], key=lambda value: value["end"]):
-                row = rows.get(value["step"], {})
+            for position, value in sorted(enumerate(chain["values"]), key=lambda item: item[1]["end"]):
+                row = by_place.get((chain["chain"], position), {})
                 score = row.get("score")
                 known = score is not None and not pd.isna(score)
                 rating = 0 if not known else (1 if score >= 0.5 else -1)

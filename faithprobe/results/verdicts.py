@@ -247,7 +247,9 @@ def _chain_scores(scores: Mapping[str, ChainScore], verdicts: Mapping[str, Seque
     rng = random.Random("length-matched null")
     null = None
     try:
-        draws = [length_matched_null(by_chain, score.length, _numpy(rng), exclude=id_).mean() for id_, score in found.items()]
+        draws = [
+            length_matched_null(by_chain, score.length, _numpy(rng), exclude=id_).mean() for id_, score in found.items()
+        ]
         null = float(sum(draws) / len(draws))
     except UnscoredError:
         pass

@@ -1,19 +1,16 @@
-"""What a response states, in every shape that models write it: hand-written responses, and text that is none."""
+"""What a response states, in every shape in which models write it; hand-written responses."""
 
 from __future__ import annotations
 
-import random
-import time
-from contextlib import suppress
 from fractions import Fraction
 
 import pytest
 
-from faithprobe.chains.read import occurrences, parse_value, read_answer, read_chain, read_response
+from faithprobe.chains.read import occurrences, parse_value, read_answer
 from faithprobe.errors import TaskError
 from faithprobe.tasks import load_task
 from tests.chains.reading import FreeForm, chain_of, expressions, problem_of, states, written
-from tests.chains.tokenizers import KINDS, tokenizer_of
+from tests.chains.tokenizers import KINDS
 
 ARITHMETIC = load_task("arithmetic", steps=2)
 SEVEN = problem_of("Start with 7. Add 5. Subtract 3.", {"x0": 7, "a1": 5, "a2": 3}, v1="x0 + a1", v2="v1 - a2")
@@ -172,6 +169,7 @@ def test_programs_are_read_by_name():
     assert [literal.value for literal in chain.stated if literal.overruled] == [16]
     chain = ordered("x0 = 3. x2 = 15. x1 = 12. x2 = 15. Answer: 15", problem, task)
     assert states(chain) == {"x0": 3, "x1": 12, "x2": 15}
+    assert not chain.unlocated
     assert chain.closed_form("x0", 1) == 5
     chain = ordered("x1 = 12. Answer: 15", problem, task)
     assert chain.unlocated["x1"] == "stated without an equation, and x0 not at all"
@@ -429,90 +427,3 @@ def test_occurrences_are_words_of_their_own(text, value, found):
 def test_values(text, value):
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
-
-
-PIECES = [
-    *"0123456789+-*/=%$().,:\n x×−🙂é²½٣𝟛\x00\ufffd\u202e\u200d\u2028",
-    *("Answer: ", "answer is ", "#### ", "True", "wait", "0", "1,200", "\\boxed{7}", "x0 = ", "v1 = ", "1/0="),
-    *("7 + 5 = 12. ", "12 - 3 = 9. ", "(2 * 6) % 11 = 1. ", "<<7+5=12>>", "48/2=24 ", "> 5 ", "Polly is a jompus. "),
-    *("你好", "مرحبا", "e\u0301"),
-]
-TASKS = {
-    "arithmetic": ARITHMETIC,
-    "modulo": load_task("arithmetic", steps=4, modulus=11, operations="+-*"),
-    "programs": load_task("programs"),
-    "multiplication": load_task("multiplication"),
-    "deduction": load_task("deduction"),
-    "organism": load_task("organism"),
-    "free": FreeForm(),
-}
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_nothing_that_a_model_writes_raises(name):
-    task = TASKS[name]
-    problems = [CLIPS, MUGS] if name == "free" else task.problems(4)
-    rng = random.Random(name)
-    kinds = ("byte-level", "sentencepiece")
-    for trial in range(400):
-        problem = rng.choice(problems)
-        words = [*PIECES, *problem.response.split(" ")] if trial % 2 else PIECES
-        text = "".join(rng.choice(words) + rng.choice(["", " "]) for _ in range(rng.randint(0, 60)))
-        reading = read_response(task, problem, text)
-        assert all(text[slice(*s.chars)] == s.text for s in reading.statements)
-        if trial % 4:
-            continue
-        tokenizer = tokenizer_of(rng.choice(kinds))
-        new = tokenizer(text, add_special_tokens=False)["input_ids"]
-        cut = new[: rng.randint(0, len(new))] + [rng.randrange(len(tokenizer)) for _ in range(rng.randint(0, 3))]
-        prompt = tokenizer(f"Q: {problem.question}\nA:")["input_ids"]
-        chain = read_chain(tokenizer, task, problem, prompt, cut, question_start=0, finished=rng.random() < 0.5)
-        check(chain)
-
-
-def check(chain):
-    """What holds for every chain."""
-    steps = {step.name for step in chain.graph.steps}
-    for literal in chain.stated:
-        assert literal.step in steps
-        assert chain.n_prompt <= literal.span[0] < literal.span[1] <= len(chain.tokens)
-        assert chain.text[slice(*literal.chars)] == literal.text
-        assert set(literal.operands) <= steps | set(chain.graph.inputs) or literal.overruled
-    assert len(chain.literals) == len({literal.step for literal in chain.stated if not literal.overruled})
-    assert set(chain.graph.inputs) <= set(chain.values)
-    for step, literal in chain.literals.items():
-        with suppress(TaskError):  # a division by zero
-            assert chain.closed_form(step, literal.value) is not None
-            chain.local(step)
-        chain.true_value(step)
-
-
-LONG = {
-    "the same again": "1 + 1 = 2. " * 900,
-    "corrections": "".join(f"1 + 1 = {k % 7}. " for k in range(900)),
-    "ambiguous": "".join(f"2 + {k} = 2. " for k in range(900)),
-    "running": "1 + 1 = 2" + " + 1 = 3 + 1 = 2" * 700,
-    "names": "".join(f"x{k % 5} = {k} + 2 = {k + 2}. " for k in range(500)),
-    "a number": "1" * 10_000,
-    "numbers": "12 " * 3_300,
-    "commas": "1," * 5_000,
-    "operators": "1 + " * 2_500,
-    "brackets": "(" * 10_000,
-    "equals": "= " * 5_000,
-    "dashes": "-" * 10_000,
-    "spaces": "5" + " " * 9_990 + "- 3 = 2",
-    "answers": "Answer: 1 + 1 = 2 " * 550,
-    "names again": "Polly is a jompus. " * 520,
-    "stars": "answer is:" + "*" * 9_000 + " 5",
-}
-
-
-@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
-def test_long_lines_are_read_in_time(text):
-    for name in ("free", "arithmetic", "programs", "deduction"):
-        task = TASKS[name]
-        problem = CLIPS if name == "free" else task.problems(1)[0]
-        begin = time.perf_counter()
-        chain = chain_of(task, problem, text, finished=False)
-        assert time.perf_counter() - begin < 10
-        assert len(chain.text) <= len(text)
