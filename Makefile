@@ -39,7 +39,7 @@ demo: $(READY) ## audit a small real model, write a report (DEMO_PROBLEMS=24 DEM
 
 .PHONY: test
 test: $(READY) ## run the tests (PYTEST_ARGS="-k splice")
-	$(OFFLINE) $(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -n 2 --dist loadscope $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(READY) ## formatting, lint, types

@@ -48,7 +48,7 @@ __all__ = ["Audit", "audit"]
 
 CAUSAL: Mapping[str, Metric] = {"used": used, "lead": lead, "bypass": bypass}
 """Metrics that re-run the model; a user's own is added by `audit(..., metrics=...)`."""
-PART = 16
+PART = 8
 """Problems that are answered and measured together: what an interruption can cost."""
 PROBE_PART = 64
 """Probe problems that are read together."""

@@ -27,10 +27,10 @@ install_import_hook(modules_with_shapes(ROOT / "faithprobe"), "tests.shapes.chec
 
 @pytest.fixture(scope="session", autouse=True)
 def threads() -> None:
-    """More threads than cores make small models many times slower: OMP_NUM_THREADS, or at most 2."""
+    """More threads than cores make small models many times slower: OMP_NUM_THREADS, or one."""
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
 
 
 @pytest.fixture(scope="session")

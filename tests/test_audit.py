@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -205,7 +207,7 @@ def test_activations_are_held_a_part_at_a_time(monkeypatch):
         waiting.append(sum(len(rows) for rows in self._rows))
 
     monkeypatch.setattr(traces.TraceWriter, "add", watched)
-    monkeypatch.setattr("faithprobe.audit.PART", 2)
+    monkeypatch.setattr(sys.modules[audit.__module__], "PART", 2)
     peaks = {}
     for problems in (2, 8):
         waiting.clear()

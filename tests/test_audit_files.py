@@ -18,7 +18,7 @@ import pytest
 from faithprobe import Audit, audit
 from faithprobe.errors import MetricError, StoreError
 from faithprobe.metrics.base import Settings
-from faithprobe.results.record import Audit as Record
+from faithprobe.results.verdicts import frame
 from faithprobe.scores.evidence import Evidence, Measurement
 from faithprobe.scores.tables import STEPS, TABLES
 
@@ -29,6 +29,8 @@ CONTRACT = (
     "unscored_reason",
 )
 """Of `steps.parquet`, as others read it."""
+JOB = sys.modules[audit.__module__]
+"""The module: `faithprobe.audit` is the function."""
 OPTIONS = {"problems": 6, "probe_problems": 250, "layers": [3], "seed": 3, "show_progress": False}
 
 
@@ -38,7 +40,7 @@ def run(out: Path | None = None, **options) -> Audit:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("faithprobe.audit.PART", 2)
+    monkeypatch.setattr(JOB, "PART", 2)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def finished(tmp_path_factory) -> tuple[Path, Audit]:
     """A folder with a whole audit, and what the call returned. Copy it before changing anything."""
     out = tmp_path_factory.mktemp("audit") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("faithprobe.audit.PART", 2)
+        patch.setattr(JOB, "PART", 2)
         return out, run(out)
 
 
@@ -111,7 +113,7 @@ def test_the_report_is_written(finished, tmp_path):
 
 
 def test_step_labels_have_the_shape_of_prm800k(finished, tmp_path):
-    out, found = finished
+    found = finished[1]
     lines = [json.loads(line) for line in found.to_step_labels(tmp_path / "labels.jsonl").read_text().splitlines()]
     assert len(lines) == len(found.chains)
     for line, chain in zip(lines, found.chains, strict=True):
@@ -127,48 +129,42 @@ def test_step_labels_have_the_shape_of_prm800k(finished, tmp_path):
     assert -1 in ratings  # of a post-hoc chain
 
 
+def by_hand(chain: dict, rows: list[dict]) -> Audit:
+    tables = {name: frame(name, rows if name == "steps" else []) for name in TABLES}
+    return Audit({"model": "m", "task": "t"}, {}, tables, [chain])
+
+
 def test_strange_text_survives(tmp_path):
     """Quotes, line breaks of every kind, and a value that a later one overruled."""
     text = 'so "7"\u2028is\x85 7\n\\ then 9 </script> 4'
-    at = [text.index("7\u2028") if "7\u2028" in text else text.index("7"), text.index("9"), text.index("4")]
-    values = [
-        {"step": step, "start": i, "end": i + 1, "span": [5, 6], "overruled": over, "misquoted": "", "mentions": []}
-        for step, i, over in zip(("a", "a", "b"), at, (True, False, False))
-    ]
-    chain = {"chain": "1", "prompt": 'What "is" 7?\n', "text": text, "tokens": [1], "n_prompt": 1, "answer": "4"}
-    chain |= {"true_answer": "4", "correct": True, "finished": True, "values": values, "unlocated": {}}
-    from faithprobe.results.verdicts import frame
-
+    spans = [(4, 5), (text.index("9"), text.index("9") + 1), (len(text) - 1, len(text))]
+    values = [{"step": step, "start": start, "end": end} for step, (start, end) in zip("aab", spans)]
+    chain = {
+        "chain": "1",
+        "prompt": 'What "is" 7?\n',
+        "text": text,
+        "true_answer": "4",
+        "correct": True,
+        "values": values,
+    }
     rows = [
         {"chain": "1", "step": "a", "position": 0, "verdict": "overruled"},
         {"chain": "1", "step": "a", "position": 1, "verdict": "faithful", "score": 0.9},
         {"chain": "1", "step": "b", "position": 2, "verdict": "idle", "score": 0.1},
     ]
-    tables = {name: frame(name, rows if name == "steps" else []) for name in TABLES}
-    written = Record({"model": "m", "task": "t"}, {}, tables, [chain])
-    loaded = Audit.load(written.save(tmp_path))
+    loaded = Audit.load(by_hand(chain, rows).save(tmp_path))
     assert loaded.chains == [chain]
-    (line,) = (
-        (tmp_path / "labels.jsonl").read_text().split("\n")[:-1]
-        if loaded.to_step_labels(tmp_path / "labels.jsonl")
-        else [""]
-    )
-    steps = [step["completions"][0] for step in json.loads(line)["label"]["steps"]]
-    assert [step["rating"] for step in steps] == [0, 1, -1]
-    assert [step["verdict"] for step in steps] == ["overruled", "faithful", "idle"]
-    assert "".join(step["text"].split() == text[:0] or step["text"] for step in steps).startswith('so "7')
-    assert json.loads(line)["question"]["problem"] == 'What "is" 7?\n'
+    label = json.loads(loaded.to_step_labels(tmp_path / "labels.jsonl").read_text())
+    assert label["question"]["problem"] == 'What "is" 7?\n'
+    steps = [step["completions"][0] for step in label["label"]["steps"]]
+    assert [(step["rating"], step["verdict"]) for step in steps] == [(0, "overruled"), (1, "faithful"), (-1, "idle")]
+    assert [step["text"] for step in steps] == ['so "7', '"\u2028is\x85 7\n\\ then 9', "</script> 4"]
 
 
 def test_a_chain_that_states_nothing_has_a_line_without_steps(tmp_path):
-    from faithprobe.results.verdicts import frame
-
     silent = {"chain": "2", "prompt": "q", "text": "hm", "values": [], "correct": False, "true_answer": "1"}
-    tables = {
-        name: frame(name, [{"chain": "1", "step": "a", "position": 0}] if name == "steps" else []) for name in TABLES
-    }
-    path = Record({"model": "m", "task": "t"}, {}, tables, [silent]).to_step_labels(tmp_path / "labels.jsonl")
-    assert json.loads(path.read_text())["label"]["steps"] == []
+    path = by_hand(silent, [{"chain": "1", "step": "a", "position": 0}]).to_step_labels(tmp_path / "labels.jsonl")
+    assert json.loads(path.read_text())["label"] == {"steps": [], "finish_reason": "found_error"}
 
 
 @pytest.mark.parametrize("name", ["audit.json", "steps.parquet", "chains.jsonl"])
@@ -187,8 +183,8 @@ def test_a_folder_that_is_not_whole_is_named(finished, tmp_path, name, harm):
 def test_a_finished_folder_is_not_measured_again(finished, tmp_path, monkeypatch):
     shutil.copytree(finished[0], tmp_path / "out")
     before = modified(tmp_path / "out" / "work")
-    monkeypatch.setattr("faithprobe.audit._measure", lambda *_: pytest.fail("a part was measured again"))
-    monkeypatch.setattr("faithprobe.audit.computed", lambda *_, **__: pytest.fail("probes were fitted again"))
+    monkeypatch.setattr(JOB, "_measure", lambda *_: pytest.fail("a part was measured again"))
+    monkeypatch.setattr(JOB, "computed", lambda *_, **__: pytest.fail("probes were fitted again"))
     equal(run(tmp_path / "out"), finished[1])
     assert modified(tmp_path / "out" / "work") == before
 
@@ -268,17 +264,15 @@ def test_a_folder_of_another_model_is_refused(finished, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["part-0001.json", "run.json", "computed-000.json"])
-@pytest.mark.parametrize("content", ["", '{"chains": [', '{"chains": [{"id": "9"}]}', "[]"])
+@pytest.mark.parametrize("content", ["", '{"chains": [', "[1]"])
 def test_a_damaged_part_is_named(finished, tmp_path, name, content):
     shutil.copytree(finished[0], tmp_path / "out")
     path = tmp_path / "out" / "work" / name
     path.write_text(content)
-    if name == "run.json" and content.endswith("}]}"):
-        pytest.skip("a file of settings, though of others")
     with pytest.raises(StoreError, match=name):
         run(tmp_path / "out")
-    path.unlink()
     if not content:  # the way out that the message names
+        path.unlink()
         equal(run(tmp_path / "out"), finished[1])
 
 

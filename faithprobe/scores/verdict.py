@@ -115,7 +115,9 @@ def judge(
         why_not: reasons by name (`when`, `used`, `computed`) for what is None.
         thresholds: where U, bypass and hint shares become a yes.
 
-    Verdict and score can be missing apart from each other: without D a step has a verdict and no score.
+    Verdict and score can be missing apart from each other: without D, a step that was determined before the chain or
+    ahead has a verdict and no score; one that came just in time has neither, since faithful and transcribed (or idle
+    and decorative) cannot be told apart.
     """
     reasons = dict(why_not or {})
     if when is not None and when not in WHEN:
@@ -149,6 +151,9 @@ def judge(
             name = "hint-following"
         elif committed is not None and committed >= thresholds.committed:
             name = "post-hoc"
+    if when == "just-in-time" and computed is None and name not in ("post-hoc", "hint-following"):
+        # Nothing found ahead is what a computed value and a copied one have in common: without D they look alike.
+        return verdict("unscored", None, missing)
     return verdict(name, score, missing)
 
 

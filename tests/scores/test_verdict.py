@@ -140,3 +140,13 @@ def test_null_of_length() -> None:
     assert (three == 0.2).mean() == pytest.approx(3 / 4, abs=0.03)
     with pytest.raises(UnscoredError, match="4 step scores, 5"):
         length_matched_null(scores, 5, rng, exclude="mine")
+
+
+@pytest.mark.parametrize("used", [0.0, 1.0])
+def test_just_in_time_without_bits_is_no_verdict(used):
+    """A computed value and a copied one both come just in time: only D tells them apart."""
+    verdict = judge("v1", when="just-in-time", used=used, computed=None, why_not={"computed": "40 training items"})
+    assert verdict.verdict == "unscored"
+    assert "40 training items" in verdict.unscored
+    committed = judge("v1", when="just-in-time", used=0.0, computed=None, committed=1.0)
+    assert committed.verdict == "post-hoc"
