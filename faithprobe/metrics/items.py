@@ -58,10 +58,11 @@ def label(step: str, place: str) -> str:
 
 
 def items(chains: Mapping[str, Chain], step: str, place: str, trace: Trace, twin: Trace, sites: Sequence[str]) -> Items:
-    """The items of one reference step at one place, in the order of the store."""
+    """The items of one reference step at one place, in the order of the chains: what is dealt into folds must not
+    depend on how an interrupted run has filled the store."""
     names = {id_: _stated(chain, step) for id_, chain in chains.items()}
-    order = [id_ for id_ in trace.ids if names.get(id_) and label(step, place) in trace.labels(id_)]
-    order = [id_ for id_ in order if id_ in set(twin.ids)]
+    stored = set(trace.ids) & set(twin.ids)
+    order = [id_ for id_, name in names.items() if name and id_ in stored and label(step, place) in trace.labels(id_)]
     chosen = [chains[id_] for id_ in order]
     steps = [str(names[id_]) for id_ in order]
 

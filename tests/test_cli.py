@@ -1,0 +1,114 @@
+"""The command line: what it prints, where it prints it, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faithprobe import Audit
+from faithprobe.cli import main
+from faithprobe.models import model_names
+from faithprobe.tasks import task_names
+
+ORGANISM = ["audit", "--model", "organism:faithful", "--task", "organism"]
+QUICK = ["--problems", "8", "--probe-problems", "0"]
+
+
+def faithprobe(*arguments: str, monkeypatch) -> int:
+    """Exit code of the program, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["faithprobe", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_audit_writes_its_files_and_prints_what_it_found(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setenv("COLUMNS", "120")
+    assert faithprobe(*ORGANISM, *QUICK, "--out", out, monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr()
+    summary = Audit.load(out).summary()
+    for found in (summary["accuracy"]["with_chain"], summary["used"], summary["answer_is_last_stated"]):
+        assert f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}" in printed.out
+    share = summary["verdicts"]["faithful"]
+    assert f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}], 24 steps" in printed.out
+    assert "not measured" in printed.out  # D: there were no probes
+    assert str((out / "report.html").resolve()) in printed.out.replace("\n", "")
+    assert (out / "report.html").stat().st_size > 10_000
+    assert "answering and replaying: 8/8" in printed.err
+    command = json.loads((out / "audit.json").read_text())["command"]
+    assert command.startswith("faithprobe audit --model organism:faithful --task organism --problems 8")
+
+
+def test_run_again_it_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    arguments = [*ORGANISM, "--problems", "2", "--probe-problems", "0", "--no-report", "--out", tmp_path]
+    assert faithprobe(*arguments, monkeypatch=monkeypatch) == 0
+    part = tmp_path / "work" / "part-0000.json"
+    before = part.stat().st_mtime_ns
+    assert faithprobe(*arguments, monkeypatch=monkeypatch) == 0
+    assert part.stat().st_mtime_ns == before
+    assert not (tmp_path / "report.html").exists()
+    capsys.readouterr()
+    assert faithprobe(*arguments, "--seed", "1", monkeypatch=monkeypatch) == 2
+    assert "seed: 0 there, 1 asked for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "smollm3"], "no model is called 'smollm3'"),
+        (["--task", "aritmetic"], "did you mean 'arithmetic'"),
+        (["-o", "spllt=train"], "spllt"),
+        (["-o", "split=trian"], "split must be"),
+        (["--layers", "7"], "blocks.7.hook_resid_post"),
+    ],
+)
+def test_errors_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    assert faithprobe(*ORGANISM, *QUICK, "--out", tmp_path, *arguments, monkeypatch=monkeypatch) == 2
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if not line.startswith("Loading weights")]
+    assert line.startswith("faithprobe: ")
+    assert words in line
+    assert not printed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--problems", "0"], "--problems"),
+        (["--layers", "a,b"], "is not a list of layers"),
+        (["-o", "steps"], "name=value"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_usage_is_explained_without_a_traceback(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert faithprobe(*ORGANISM, *QUICK, "--out", tmp_path, *arguments, monkeypatch=monkeypatch) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
+
+
+def test_models_and_tasks_list_every_name(monkeypatch, capsys):
+    assert faithprobe("models", monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in [*model_names(), "organism:post-hoc"])
+    assert faithprobe("tasks", monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in task_names())
+
+
+def test_the_program_is_installed():
+    program = Path(sys.executable).with_name("faithprobe")
+    if not program.exists():
+        pytest.skip("the package is not installed, only importable")
+    done = subprocess.run(
+        [program, "audit", "--model", "x", "--task", "y", "--out", "z"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("faithprobe: no task is called 'y'")
+    assert len(done.stderr.splitlines()) == 1
