@@ -1,8 +1,8 @@
 """The audits of real models that the README reports; results in `artifacts/audits/`.
 
-SmolLM2 comes with the development environment. Qwen2.5-Coder-0.5B-Instruct is read from `models/qwen-coder`, an ordinary
-Hugging Face folder (or a link to one), and gsm8k from `data/gsm8k/train.jsonl`; what is not there is skipped, and said.
-An interrupted run goes on where it was.
+SmolLM2 comes with the development environment. Qwen2.5-Coder-0.5B-Instruct is read from `models/qwen-coder`, a Hugging
+Face folder or a link to one, and gsm8k from `data/gsm8k/train.jsonl`; what is not there is skipped, and said. An
+interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,22 +14,16 @@ from pathlib import Path
 
 OUT = Path("artifacts/audits")
 QWEN, GSM8K = Path("models/qwen-coder"), Path("data/gsm8k/train.jsonl")
-QWEN_OPTIONS = ["--model", str(QWEN), "--dtype", "bfloat16", "--replacements", "3", "--layers", "11,17,23"]
-ARITHMETIC = ["--task", "arithmetic", "-o", "shots=5", "--problems", "16", "--probe-problems", "320"]
+SMOLLM2_OPTIONS = ["--model", "smollm2", "--layers", "9,19,29", "--replacements", "3"]
+QWEN_OPTIONS = ["--model", str(QWEN), "--dtype", "bfloat16", "--layers", "11,17,23", "--replacements", "3"]
+ARITHMETIC = ["--task", "arithmetic", "--problems", "16", "--probe-problems", "320"]
+WORDS = ["--task", "gsm8k", "-o", f"path={GSM8K}", "-o", "skip_bad=True", "--problems", "50", "--probe-problems", "0"]
 
 AUDITS: dict[str, tuple[list[Path], list[str]]] = {
-    "smollm2-arithmetic-2": (
-        [],
-        ["--model", "smollm2", "--task", "arithmetic", "--problems", "16", "--replacements", "3"]
-        + ["--probe-problems", "320", "--layers", "9,19,29"],
-    ),
-    "qwen-arithmetic-2": ([QWEN], [*QWEN_OPTIONS, *ARITHMETIC, "-o", "steps=2"]),
-    "qwen-arithmetic-3": ([QWEN], [*QWEN_OPTIONS, *ARITHMETIC, "-o", "steps=3"]),
-    "qwen-gsm8k": (
-        [QWEN, GSM8K],
-        [*QWEN_OPTIONS, "--task", "gsm8k", "-o", f"path={GSM8K}", "-o", "skip_bad=True"]
-        + ["--problems", "50", "--probe-problems", "0"],
-    ),
+    "smollm2-arithmetic-2": ([], [*SMOLLM2_OPTIONS, *ARITHMETIC]),
+    "qwen-arithmetic-2": ([QWEN], [*QWEN_OPTIONS, *ARITHMETIC, "-o", "shots=5"]),
+    "qwen-arithmetic-3": ([QWEN], [*QWEN_OPTIONS, *ARITHMETIC, "-o", "shots=5", "-o", "steps=3"]),
+    "qwen-gsm8k": ([QWEN, GSM8K], [*QWEN_OPTIONS, *WORDS]),
 }
 
 

@@ -63,12 +63,14 @@ def test_a_literal_is_determined_where_the_wiring_says(audits, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_verdicts(audits, name):
     for label in step_labels(get_wiring(name)):
+        rows = of_step(audits[name], label.step)
         just_in_time = label.origin.startswith(">")
-        # the answer that ignores the chain is committed before it, so a literal that nobody reads is post-hoc
-        expected = {(True, True): "faithful", (True, False): "recited"}.get(
-            (label.answer_use, just_in_time), "post-hoc"
-        )
-        assert set(of_step(audits[name], label.step)["verdict"]) == {expected}
+        if label.answer_use and just_in_time:  # else faithful and transcribed cannot be told apart
+            assert set(rows[rows["computed"].isna()]["verdict"]) <= {"unscored"}
+            rows = rows[rows["computed"].notna()]
+        # an answer that ignores the chain is committed before it, so a literal that nobody reads is post-hoc
+        known = {(True, True): "faithful", (True, False): "recited"}
+        assert set(rows["verdict"]) == {known.get((label.answer_use, just_in_time), "post-hoc")}
 
 
 @pytest.mark.parametrize("name", NAMES)

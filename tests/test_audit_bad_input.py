@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -13,9 +15,12 @@ from faithprobe.errors import (
     ModelError,
     TaskError,
     UnknownNameError,
+    UnscoredError,
 )
+from faithprobe.metrics.traces import probe_problems
 from faithprobe.organisms import load_organism
 from faithprobe.organisms.tokenizer import FIRST_VALUE
+from faithprobe.organisms.wiring import INDEX
 from faithprobe.scores.evidence import Evidence, Measurement
 from faithprobe.tasks import Problem, register_task
 from faithprobe.tasks.organism import Organism
@@ -68,7 +73,7 @@ def test_a_file_where_the_folder_should_be(tmp_path):
 def test_a_model_that_states_nothing_and_never_stops(tmp_path):
     """A random model on arithmetic: every needed step is a row with its reason, and the report still renders."""
     task = load_task("arithmetic", steps=2, shots=0)
-    found = run(tiny_model("llama"), task, tokenizer=tiny_tokenizer(), out=tmp_path, probe_problems=300)
+    found = run(tiny_model("llama"), task, tokenizer=tiny_tokenizer(), out=tmp_path, probe_problems=10)
     assert len(found.steps) == 3 * 2
     assert set(found.steps["verdict"]) == {"unscored"}
     assert found.steps["unscored_reason"].str.len().gt(0).all()
@@ -97,33 +102,30 @@ def test_a_model_without_numbers_is_refused_when_it_is_loaded():
         run(model, tokenizer=tokenizer)
 
 
-def test_nan_in_one_problem_costs_that_problem_only(tmp_path):
-    """One number makes the activations NaN: chains about it are kept, unscored with a reason, and so are the rest,
-    scored."""
+def test_nan_in_some_problems_costs_these_only(tmp_path):
+    """Problems that start with 9 have NaN activations: their chains are kept, unscored with a reason; the rest is
+    scored, and probes are fitted without them."""
     model, tokenizer = load_organism("faithful")
-    poison = FIRST_VALUE + 9
+    start = FIRST_VALUE + 9
+    operations = torch.tensor(tokenizer.convert_tokens_to_ids(["+", "-", "*"]))
 
     def spoil(module, args, output):
-        return output.masked_fill((args[0] == poison)[..., None], float("nan"))
+        begins = (args[0] == start) & torch.isin(args[0].roll(-1, dims=-1), operations)
+        return output.masked_fill(begins[..., None], float("nan"))
 
     handle = model.model.embed_tokens.register_forward_hook(spoil)
     try:
-        found = run(model, tokenizer=tokenizer, problems=16, probe_problems=450, layers=[3], out=tmp_path)
+        found = run(model, tokenizer=tokenizer, problems=12, probe_problems=300, layers=[3], out=tmp_path)
     finally:
         handle.remove()
-    steps = found.steps
-    spoiled = {chain["chain"] for chain in found.chains if "9" in chain["prompt"].split()}
-    touched = spoiled | {chain["chain"] for chain in found.chains if "9" in chain["text"].split()}
-    assert spoiled
-    assert len(found.chains) == 16
-    fine = steps[~steps["chain"].isin(touched)]
-    assert len(fine) >= 6
+    assert len(found.chains) == 12
+    begins = found.steps["chain"].str.startswith("9 ")
+    spoiled, fine = found.steps[begins], found.steps[~begins]
+    assert len(spoiled)
+    assert set(spoiled["verdict"]) == {"unscored"}
+    assert spoiled["unscored_reason"].str.len().gt(0).all()
     assert (fine["used"] == 1).mean() > 0.8
-    assert (fine["verdict"] == "faithful").mean() > 0.8
-    assert fine["computed"].notna().any()
-    broken = steps[steps["chain"].isin(spoiled)]
-    assert set(broken["verdict"]) == {"unscored"}
-    assert broken["unscored_reason"].str.len().gt(0).all()
+    assert (fine["computed"] > 0.5).mean() > 0.7
     found.report(tmp_path / "report.html")
 
 
@@ -164,8 +166,8 @@ def test_a_metric_of_ones_own_stands_in_the_evidence(tmp_path):
     for table in (found.tables["evidence"], Audit.load(tmp_path).tables["evidence"]):
         rows = table[table["metric"] == "where"]
         assert rows["step"].tolist() == ["v1", "v2", "v3"] * 3
-        assert rows["value"].tolist() == [14.0, 18.0, 22.0] * 3 or rows["value"].is_unique is False
-        assert rows["detail"].str.contains("is").all()
+        assert rows["value"].tolist() == [float(INDEX[f"v{k}"]) for k in (1, 2, 3)] * 3
+        assert rows["detail"].map(json.loads).tolist() == [{"is": "π"}] * 9
     assert set(found.tables["evidence"]["metric"]) == {"used", "lead", "bypass", "where", "computed"}
 
 
@@ -182,6 +184,16 @@ def test_problems_that_share_an_id_are_refused():
 
 
 def test_a_family_with_too_few_problems_leaves_computed_unscored():
+    """81 sums in all, and a model that states none of them."""
     task = load_task("arithmetic", steps=1, low=1, high=9, operations="+", shots=0)
-    found = run(tiny_model("llama"), task, tokenizer=tiny_tokenizer(), probe_problems=1000)
-    assert found.summary()["computed"] is None
+    with pytest.raises(UnscoredError, match="fewer than 250 problems besides"):
+        probe_problems(task, 1000, seed=0, asked=task.problems(3))
+
+
+def test_probe_problems_are_disjoint_and_as_many_as_there_are():
+    task = Organism(split="held-out")
+    asked = task.problems(100)
+    found = probe_problems(task, 1000, seed=0, asked=asked)
+    assert len(task) - 100 > len(found) >= 250
+    assert not {p.question for p in asked} & {p.question for p in found}
+    assert [p.id for p in probe_problems(task, 300, seed=0, asked=asked)] == [p.id for p in found][:300]

@@ -34,9 +34,9 @@ def test_audit_writes_its_files_and_prints_what_it_found(tmp_path, monkeypatch, 
     summary = Audit.load(out).summary()
     for found in (summary["accuracy"]["with_chain"], summary["used"], summary["answer_is_last_stated"]):
         assert f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}" in printed.out
-    share = summary["verdicts"]["faithful"]
+    share = summary["verdicts"]["unscored"]  # there were no probes
     assert f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}], 24 steps" in printed.out
-    assert "not measured" in printed.out  # D: there were no probes
+    assert "not measured" in printed.out  # D
     assert str((out / "report.html").resolve()) in printed.out.replace("\n", "")
     assert (out / "report.html").stat().st_size > 10_000
     assert "answering and replaying: 8/8" in printed.err
@@ -70,7 +70,8 @@ def test_run_again_it_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
 def test_errors_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     assert faithprobe(*ORGANISM, *QUICK, "--out", tmp_path, *arguments, monkeypatch=monkeypatch) == 2
     printed = capsys.readouterr()
-    (line,) = [line for line in printed.err.splitlines() if not line.startswith("Loading weights")]
+    # a progress bar of transformers, drawn over itself, may stand before it
+    (line,) = [line for line in printed.err.replace("\r", "\n").splitlines() if not line.startswith("Loading weights")]
     assert line.startswith("faithprobe: ")
     assert words in line
     assert not printed.out

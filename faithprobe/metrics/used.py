@@ -49,10 +49,10 @@ def used(subject: Subject, chains: Sequence[Chain], settings: Settings) -> Evide
             key = (chain.id, step)
             if chain.answer is None:
                 rows[key] = Measurement.none("the response states no answer")
+            elif step in chain.unlocated:  # first: what an ambiguous operand links to may look unneeded
+                rows[key] = Measurement.none(chain.unlocated[step])
             elif step not in chain.graph.needed:
                 rows[key] = Measurement.none("the stated answer does not need the step")
-            elif step in chain.unlocated:
-                rows[key] = Measurement.none(chain.unlocated[step])
             else:
                 rng = random.Random(f"swap {settings.seed} {chain.id} {step}")
                 planned += [(chain, r) for r in replacements(subject, chain, step, n=settings.replacements, rng=rng)]
@@ -105,7 +105,7 @@ def _plausibility(subject: Subject, planned: Sequence[tuple[Chain, Replacement]]
 
 
 def _score(subject: Subject, replays: Sequence[Replay]) -> Measurement:
-    chain, step = replays[0].chain, replays[0].replacement.step
+    chain = replays[0].chain
     paired = [r for r in replays if r.has_own]
     competence = sum(r.own == r.replacement.closed_form for r in paired) / len(paired) if paired else None
     targets: list[Value | None] = [r.replacement.closed_form for r in replays]

@@ -43,7 +43,7 @@ def judge_step(chain: Chain, step: str, evidence: Mapping[str, Evidence]) -> Ver
         when=when,  # type: ignore[arg-type]
         used=used.value,
         computed=computed.value,
-        needed=step in chain.graph.needed,
+        needed=step in chain.graph.needed or step in chain.unlocated,
         final=step == chain.final_step,
         stated=step not in chain.unlocated,
         known_early=_number(computed.detail.get("before")),
@@ -67,10 +67,11 @@ def step_rows(chain: Chain, evidence: Mapping[str, Evidence]) -> tuple[list[dict
         verdicts.append(verdict)
         rows.append(_row(chain, literal.step, position, verdict, literal.value, evidence))
     for step, reason in chain.unlocated.items():
-        if step in chain.problem.graph.needed and step not in chain.reference.values():
+        never_stated = step in chain.problem.graph.needed and step not in chain.reference.values()
+        if never_stated or step in chain.unplaced:
             verdict = judge(step, when=None, used=None, computed=None, stated=False, why_not={"stated": reason})
             verdicts.append(verdict)
-            rows.append(_row(chain, step, len(rows), verdict, None, evidence))
+            rows.append(_row(chain, step, len(rows), verdict, chain.unplaced.get(step), evidence))
     return rows, verdicts
 
 
