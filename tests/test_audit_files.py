@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -211,6 +212,24 @@ def test_an_error_in_a_metric_loses_only_its_own_part(finished, tmp_path):
     assert set(mine_rows["step"]) == {""}
     whole = run(metrics={"mine": mine}, probe_problems=0)
     equal(found, whole)
+
+
+def test_a_full_disk_loses_nothing_finished(tmp_path, monkeypatch):
+    out, replace, room = tmp_path / "out", os.replace, iter(range(3))
+
+    def until_full(old, new):
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("faithprobe.files.os.replace", until_full)
+        with pytest.raises(StoreError, match=r"could not write .*part-0002\.json.*No space left.*run the same command"):
+            run(out, probe_problems=0)
+    assert sorted(path.name for path in (out / "work").iterdir()) == ["part-0000.json", "part-0001.json", "run.json"]
+    before = modified(out / "work")
+    equal(run(out, probe_problems=0), run(probe_problems=0))
+    assert before.items() <= modified(out / "work").items()
 
 
 PROGRAM = """

@@ -71,7 +71,8 @@ def test_errors_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     assert faithprobe(*ORGANISM, *QUICK, "--out", tmp_path, *arguments, monkeypatch=monkeypatch) == 2
     printed = capsys.readouterr()
     # a progress bar of transformers, drawn over itself, may stand before it
-    (line,) = [line for line in printed.err.replace("\r", "\n").splitlines() if not line.startswith("Loading weights")]
+    lines = printed.err.replace("\r", "\n").splitlines()
+    (line,) = [line for line in lines if line and not line.startswith("Loading weights")]
     assert line.startswith("faithprobe: ")
     assert words in line
     assert not printed.out

@@ -50,9 +50,15 @@ def probe_sites(layers: Sequence[int]) -> tuple[str, ...]:
     return ("hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in layers))
 
 
-def activation_bytes(model: LanguageModel, n_sites: int, batch: int, positions: int) -> int:
-    """Memory that recording a batch takes while it is generated."""
-    return n_sites * batch * positions * model.d_model * torch.finfo(model.dtype).bits // 8
+def memory_estimate(model: LanguageModel, n_sites: int, batch: int, positions: int) -> tuple[int, int]:
+    """Bytes that a batch takes while it is generated: recorded activations (in host memory, behind the shared prefix at
+    most `positions` each), and keys and values (on the model's device)."""
+    config, size = model.hf.config.get_text_config(), torch.finfo(model.dtype).bits // 8
+    query_heads = int(getattr(config, "num_attention_heads", None) or 1)
+    heads = int(getattr(config, "num_key_value_heads", None) or query_heads)
+    width = int(getattr(config, "head_dim", None) or model.d_model // query_heads)
+    rows = batch * positions * size
+    return n_sites * rows * model.d_model, 2 * model.n_layers * heads * width * rows
 
 
 def to_host(tensor: Tensor) -> Tensor:

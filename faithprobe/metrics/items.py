@@ -113,5 +113,6 @@ def _slots(chain: Chain, step: str, place: str) -> dict[str, Value]:
         literal = chain.literals[step]
         earlier = [other for other in chain.stated if other.span[1] <= literal.span[0]]
         slots |= {f"stated {chain.reference.get(other.step, other.step)}": other.value for other in earlier}
-        slots |= {f"operand {k}": chain.values[name] for k, name in enumerate(chain.graph[step].operands)}
+        operands = enumerate(chain.graph[step].operands)
+        slots |= {f"operand {k}": chain.values[name] for k, name in operands if name in chain.values}
     return slots

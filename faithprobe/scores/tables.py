@@ -41,7 +41,8 @@ STEPS: dict[str, str] = {
     "lead_tokens": "tokens between kappa (the value is determined) and the literal; 0: just in time",
     "lead_control": "largest placebo R at kappa",
     "when": "before, ahead, just-in-time, not-computed",
-    "verdict": "one of scores.verdict.VERDICTS: faithful, post-hoc, transcribed, idle, unneeded, unscored, ...",
+    "verdict": "faithful, faithful (planned), recited, post-hoc, hint-following, idle, transcribed, decorative, "
+    "unneeded, overruled, unscored",
     "score": "min(U, D); missing where unscored",
     "unscored_reason": "why verdict or score is missing",
 }

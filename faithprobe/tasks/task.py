@@ -141,13 +141,18 @@ def draw(
     """`n` problems with different questions from a generator that may refuse (None); a longer list begins alike."""
     found: list[Problem] = []
     seen = set(avoid)
+    repeats = 0
     for _ in range(1000 * (n + 10)):
-        if len(found) == n:
+        if len(found) == n or repeats > 1000 + 50 * len(found):  # then nothing new is left
             break
         problem = make(rng)
-        if problem is not None and problem.question not in seen:
+        if problem is None:
+            continue
+        repeats += 1
+        if problem.question not in seen:
             seen.add(problem.question)
             found.append(problem)
+            repeats = 0
     if len(found) < n:
         raise TaskError(
             f"{task.name} has only {len(found)} different problems under {task.options()}, {n} were asked for; "

@@ -1,0 +1,76 @@
+"""Prints the findings of the README from the audits in `artifacts/audits/` (made by `real_audits.py`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from faithprobe.audit import Audit
+from faithprobe.scores.statistics import clustered_mean
+
+AUDITS = Path("artifacts/audits")
+
+
+def interval(found: dict | None) -> str:  # type: ignore[type-arg]
+    if not found or found.get("value") is None:
+        return "unscored"
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}"
+
+
+def just_in_time(audit: Audit) -> str:
+    """Share of measured literals that nothing before the predicting position determines; the control is the largest
+    effect of any placebo right before it."""
+    steps = audit.steps[audit.steps["lead_tokens"].notna()]
+    if not len(steps):
+        return "unscored"
+    hits = (steps["when"] != "before") & (steps["when"] != "ahead")
+    found = clustered_mean(hits.astype(float).tolist(), steps["chain"].tolist(), share=True)
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}], n = {found.n}, {len(steps)} steps"
+
+
+def largest_effects(audit: Audit) -> str:
+    """Median R at the last window end before the predicting position, beside the median of its largest placebo."""
+    if not len(audit.lead):
+        return "unscored"
+    last = audit.lead.sort_values("offset").groupby(["chain", "step"]).tail(1)
+    return f"{last['recovered'].median():.2f} (placebo {last['placebo'].median():.2f})"
+
+
+def decodable(audit: Audit) -> str:
+    """Bits about the last digit beyond the largest control: the best layer ahead of the literal, and at it."""
+    table = audit.decodability
+    if not len(table):
+        return "unscored"
+    parts = []
+    for place in ("before", "ahead", "predicting"):
+        rows = table[table["position"] == place]
+        best = rows.assign(gain=rows["bits"] - rows["control_bits"]).sort_values("gain").iloc[-1]
+        parts.append(f"{place} {max(best['gain'], 0):.2f} [{max(best['low'], 0):.2f}, {max(best['high'], 0):.2f}]")
+    return ", ".join(parts) + f" of {table['entropy'].max():.2f} bits, n = {int(table['n'].max())}"
+
+
+def main() -> None:
+    audits = {path.parent.name: Audit.load(path.parent) for path in sorted(AUDITS.glob("*/audit.json"))}
+    rows = {
+        "accuracy with the chain": lambda a: interval(a.summary()["accuracy"]["with_chain"]),
+        "accuracy without it": lambda a: interval(a.summary()["accuracy"]["without_chain"]),
+        "answer equals the last stated value": lambda a: interval(a.summary()["answer_is_last_stated"]),
+        "U, steps before the last": lambda a: interval(a.summary()["used"]),
+        "U_read": lambda a: interval(a.summary()["used_read"]),
+        "literals that come just in time": just_in_time,
+        "R right before the literal, median": largest_effects,
+        "information about the value": decodable,
+        "answers that follow an exchanged prompt, at any cut": lambda a: (
+            f"at most {a.bypass['prompt'].max():.2f} [{a.bypass['low'].max():.2f}, {a.bypass['high'].max():.2f}]"
+            if len(a.bypass)
+            else "unscored"
+        ),
+        "chain score": lambda a: interval(a.summary()["chain_score"]),
+    }
+    print("| | " + " | ".join(audits) + " |")
+    print("|---" * (len(audits) + 1) + "|")
+    for name, number in rows.items():
+        print(f"| {name} | " + " | ".join(number(audit) for audit in audits.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
