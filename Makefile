@@ -14,8 +14,8 @@ NOTEBOOKS_READY := $(VENV)/.ready-notebooks
 DEMO_OUT ?= runs/demo
 DEMO_MODEL ?= smollm2
 DEMO_TASK ?= arithmetic
-DEMO_PROBLEMS ?= 24
-DEMO_OPTIONS ?=
+DEMO_PROBLEMS ?= 12
+DEMO_OPTIONS ?= --replacements 3 --probe-problems 260 --layers 9,19,29
 
 PYTEST_ARGS ?=
 BENCH ?=
@@ -31,7 +31,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(READY) ## audit a small real model, write a report (DEMO_PROBLEMS=24 DEMO_OPTIONS=...)
+demo: $(READY) ## audit a small real model, write a report (DEMO_PROBLEMS=12 DEMO_OPTIONS=...)
 	@echo "auditing $(DEMO_MODEL) on $(DEMO_PROBLEMS) problems of $(DEMO_TASK) into $(DEMO_OUT)"
 	@$(OFFLINE) $(BIN)/faithprobe audit --model $(DEMO_MODEL) --task $(DEMO_TASK) --problems $(DEMO_PROBLEMS) \
 		--out $(DEMO_OUT) $(DEMO_OPTIONS)
