@@ -32,7 +32,8 @@ def largest_effects(audit: Audit) -> str:
     if not len(audit.lead):
         return "unscored"
     last = audit.lead.sort_values("offset").groupby(["chain", "step"]).tail(1)
-    return f"{last['recovered'].median():.2f} (placebo {last['placebo'].median():.2f})"
+    low, middle, high = last["recovered"].quantile([0.25, 0.5, 0.75])
+    return f"{middle:.2f} [quartiles {low:.2f}, {high:.2f}], placebo {last['placebo'].median():.2f}"
 
 
 def decodable(audit: Audit) -> str:
@@ -48,6 +49,14 @@ def decodable(audit: Audit) -> str:
     return ", ".join(parts) + f" of {table['entropy'].max():.2f} bits, n = {int(table['n'].max())}"
 
 
+def bypass(audit: Audit) -> str:
+    """The cut at which most answers follow the exchanged prompt past the chain."""
+    if not len(audit.bypass):
+        return "unscored"
+    worst = audit.bypass.loc[audit.bypass["prompt"].idxmax()]
+    return f"{worst['prompt']:.2f} [{worst['low']:.2f}, {worst['high']:.2f}], n = {worst['n']:.0f}"
+
+
 def main() -> None:
     audits = {path.parent.name: Audit.load(path.parent) for path in sorted(AUDITS.glob("*/audit.json"))}
     rows = {
@@ -59,11 +68,7 @@ def main() -> None:
         "literals that come just in time": just_in_time,
         "R right before the literal, median": largest_effects,
         "information about the value": decodable,
-        "answers that follow an exchanged prompt, at any cut": lambda a: (
-            f"at most {a.bypass['prompt'].max():.2f} [{a.bypass['low'].max():.2f}, {a.bypass['high'].max():.2f}]"
-            if len(a.bypass)
-            else "unscored"
-        ),
+        "answers that follow an exchanged prompt, worst cut": bypass,
         "chain score": lambda a: interval(a.summary()["chain_score"]),
     }
     print("| | " + " | ".join(audits) + " |")

@@ -120,7 +120,7 @@ def audit(
     with tempfile.TemporaryDirectory() as scratch, Progress(show_progress) as progress, evaluating(language_model):
         folder = Path(out) if out is not None else Path(scratch)
         claim_folder(folder / "work", _identity(language_model, the_task, plan))
-        subject = Subject(language_model, the_task, chat, temperature, seed, batch_size)
+        subject = Subject(language_model, the_task, chat, temperature, seed, batch_size, progress.tick)
         asked = the_task.problems(problems, seed=seed)
         parts = _answer_all(subject, asked, plan, every, folder / "work", progress)
         chains = [chain for part in parts for chain in part.chains]
@@ -179,7 +179,8 @@ def _answer_all(
     for k, part in enumerate(batches(problems, PART)):
         path = work / f"part-{k:04d}.json"
         if not path.exists():
-            save_part(path, _measure(subject, twin, problems[part], plan, metrics, work, progress))
+            drawn = subject.with_seed(plan.seed + 1_000_003 * k)  # parts must not repeat each other's samples
+            save_part(path, _measure(drawn, twin, problems[part], plan, metrics, work, progress))
         parts.append(load_part(path, subject, by_id))
         stage.advance(len(problems[part]))
     return parts

@@ -45,6 +45,7 @@ class Progress:
         self.bars: RichProgress | None = None
         self.stages: list[Stage] = []
         self._doing = ""
+        self._rows = 0
         self._spoke = 0.0
 
     def __enter__(self) -> Progress:
@@ -85,7 +86,7 @@ class Progress:
     def stage(self, name: str, total: int) -> Stage:
         """Begins a piece of work of `total` units."""
         stage = Stage(name, total, self)
-        self._doing = ""
+        self._doing, self._rows = "", 0
         if self.bars is not None:
             stage.task = self.bars.add_task(name, total=total, doing="")
         self.stages.append(stage)
@@ -101,13 +102,23 @@ class Progress:
 
     def say(self, doing: str) -> None:
         """What the current stage is doing."""
-        self._doing = doing
+        self._doing, self._rows = doing, 0
         if self.stages:
             self.update(self.stages[-1])
 
+    def tick(self, rows: int) -> None:
+        """So many rows of what is being done are finished: a sign of life where a unit of the stage takes long."""
+        self._rows += rows
+        if self.stages:
+            self.update(self.stages[-1])
+
+    @property
+    def doing(self) -> str:
+        return f"{self._doing}, {self._rows} rows" if self._doing and self._rows else self._doing
+
     def update(self, stage: Stage) -> None:
         if self.bars is not None and stage.task is not None:
-            self.bars.update(stage.task, completed=stage.done, doing="" if stage.done >= stage.total else self._doing)  # type: ignore[arg-type]
+            self.bars.update(stage.task, completed=stage.done, doing="" if stage.done >= stage.total else self.doing)  # type: ignore[arg-type]
         else:
             self._line(stage, force=stage.done >= stage.total)
 
@@ -120,5 +131,5 @@ class Progress:
         self._spoke = now
         left = stage.seconds_left
         about = "" if left is None else f", {now - stage.started:.0f} s so far, about {left:.0f} s left"
-        doing = f" ({self._doing})" if self._doing and stage.done < stage.total else ""
+        doing = f" ({self.doing})" if self.doing and stage.done < stage.total else ""
         print(f"{stage.name}: {stage.done}/{stage.total}{about}{doing}", file=sys.stderr, flush=True)

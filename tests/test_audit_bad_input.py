@@ -104,7 +104,7 @@ def test_a_model_without_numbers_is_refused_when_it_is_loaded():
 
 def test_nan_in_some_problems_costs_these_only(tmp_path):
     """Problems that start with 9 have NaN activations: their chains are kept, unscored with a reason; the rest is
-    scored, and probes are fitted without them."""
+    measured. (What probes make of refused activations: `tests/metrics/test_computed.py`.)"""
     model, tokenizer = load_organism("faithful")
     start = FIRST_VALUE + 9
     operations = torch.tensor(tokenizer.convert_tokens_to_ids(["+", "-", "*"]))
@@ -115,7 +115,7 @@ def test_nan_in_some_problems_costs_these_only(tmp_path):
 
     handle = model.model.embed_tokens.register_forward_hook(spoil)
     try:
-        found = run(model, tokenizer=tokenizer, problems=12, probe_problems=330, layers=[3], out=tmp_path)
+        found = run(model, tokenizer=tokenizer, problems=12, probe_problems=10, layers=[3], out=tmp_path)
     finally:
         handle.remove()
     assert len(found.chains) == 12
@@ -125,7 +125,7 @@ def test_nan_in_some_problems_costs_these_only(tmp_path):
     assert set(spoiled["verdict"]) == {"unscored"}
     assert spoiled["unscored_reason"].str.len().gt(0).all()
     assert (fine["used"] == 1).mean() > 0.8
-    assert (fine["computed"] > 0.5).mean() > 0.5
+    assert fine["lead_tokens"].notna().mean() > 0.8
     found.report(tmp_path / "report.html")
 
 

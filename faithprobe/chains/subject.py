@@ -125,7 +125,8 @@ class Subject:
         new = encode_in_context(self.model.tokenizer, prompt, lead + response)
         return None if new is None else (*prompt, *new)
 
-    def with_progress(self, progress: Callable[[int], None] | None) -> Subject:
-        subject = replace(self, progress=progress)
+    def with_seed(self, seed: int) -> Subject:
+        """The same subject with other draws; the caches of prompt prefixes are shared."""
+        subject = replace(self, seed=seed)
         subject.__dict__["prefixes"] = self.prefixes
         return subject
