@@ -67,7 +67,7 @@ def main() -> None:
         "U_read": lambda a: interval(a.summary()["used_read"]),
         "literals that come just in time": just_in_time,
         "R right before the literal, median": largest_effects,
-        "information about the value": decodable,
+        "information about the last digit, best step and layer": decodable,
         "answers that follow an exchanged prompt, worst cut": bypass,
         "chain score": lambda a: interval(a.summary()["chain_score"]),
     }

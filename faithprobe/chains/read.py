@@ -106,7 +106,9 @@ def read_response(task: Task, problem: Problem, text: str) -> Reading:
     else:
         equations = [e for e in read_equations(text) if e.is_operation or e.result.span != answer_chars]
         stated = link(problem, equations, answer, ordered=task.ordered)
-    missing = problem.graph.needed - set(stated.reference.values())
+    # A free-form chain may go another way than the reference; only one that states nothing lacks what it needs.
+    compared = task.ordered or not stated.statements
+    missing = problem.graph.needed - set(stated.reference.values()) if compared else frozenset()
     return Reading(
         statements=stated.statements,
         graph=stated.graph or problem.graph,

