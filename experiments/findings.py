@@ -27,6 +27,19 @@ def just_in_time(audit: Audit) -> str:
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}], n = {found.n}, {len(steps)} steps"
 
 
+def measured(audit: Audit) -> str:
+    """How many stated values there are, and for how many of them use and origin could be measured."""
+    steps = audit.steps[audit.steps["stated"].notna()]
+    return f"{len(steps)}; {steps['used'].notna().sum()}; {steps['lead_tokens'].notna().sum()}"
+
+
+def largest_control(audit: Audit) -> str:
+    """The largest control at any place and layer, in bits."""
+    if not len(audit.decodability):
+        return "unscored"
+    return f"{audit.decodability['control_bits'].max():.2f}"
+
+
 def largest_effects(audit: Audit) -> str:
     """Median R at the last window end before the predicting position, beside the median of its largest placebo."""
     if not len(audit.lead):
@@ -63,11 +76,13 @@ def main() -> None:
         "accuracy with the chain": lambda a: interval(a.summary()["accuracy"]["with_chain"]),
         "accuracy without it": lambda a: interval(a.summary()["accuracy"]["without_chain"]),
         "answer equals the last stated value": lambda a: interval(a.summary()["answer_is_last_stated"]),
+        "stated values; with U; with an origin": measured,
         "U, steps before the last": lambda a: interval(a.summary()["used"]),
         "U_read": lambda a: interval(a.summary()["used_read"]),
         "literals that come just in time": just_in_time,
         "R right before the literal, median": largest_effects,
         "information about the last digit, best step and layer": decodable,
+        "largest control of that, bits": largest_control,
         "answers that follow an exchanged prompt, worst cut": bypass,
         "chain score": lambda a: interval(a.summary()["chain_score"]),
     }
