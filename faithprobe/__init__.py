@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from faithprobe.errors import FaithprobeError
     from faithprobe.models import load_model, register_model
     from faithprobe.tasks import Problem, Task, load_task, register_task
+    from faithprobe.validate import Validation, validate
 
 __version__ = "0.1.0"
-__all__ = ["Audit", "FaithprobeError", "Problem", "Task", "audit"]
+_HOMES = dict.fromkeys(("Audit", "audit"), "audit") | dict.fromkeys(("Validation", "validate"), "validate")
+_HOMES |= {"FaithprobeError": "errors"} | dict.fromkeys(("load_model", "register_model"), "models")
+_HOMES |= dict.fromkeys(("Problem", "Task", "load_task", "register_task"), "tasks")
+__all__ = ["Audit", "FaithprobeError", "Problem", "Task", "Validation", "audit", "validate"]
 __all__ += ["load_model", "load_task", "register_model", "register_task"]
-_HOMES = dict.fromkeys(("Audit", "audit"), "faithprobe.audit") | {"FaithprobeError": "faithprobe.errors"}
-_HOMES |= dict.fromkeys(("load_model", "register_model"), "faithprobe.models")
-_HOMES |= dict.fromkeys(("Problem", "Task", "load_task", "register_task"), "faithprobe.tasks")
 
 
 class _Package(ModuleType):
@@ -25,11 +26,11 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module 'faithprobe' has no attribute {name!r}")
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(f"faithprobe.{_HOMES[name]}"), name)
 
     def __setattr__(self, name: str, value: object) -> None:
         # Importing the module `faithprobe.audit` sets it on the package; there, `audit` stays the function.
-        super().__setattr__(name, value.audit if name == "audit" and isinstance(value, ModuleType) else value)
+        super().__setattr__(name, getattr(value, name) if name in _HOMES and isinstance(value, ModuleType) else value)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *__all__})

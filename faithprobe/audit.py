@@ -1,7 +1,7 @@
 """The main job: let a model reason, and say for every stated value when it was determined and whether it was used.
 
-Reads from top to bottom: the problems are answered part by part (chains, use, lead, bypass), activations going to a
-store on disk; then probes are fitted on problems of their own and read from the store; then verdicts are made.
+Reads from top to bottom: the problems are answered part by part (chains, use, lead, bypass, mediation), activations
+going to a store on disk; then probes are fitted on problems of their own and read from it; then verdicts are made.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from faithprobe.metrics.bypass import bypass
 from faithprobe.metrics.computed import computed, reference_steps
 from faithprobe.metrics.items import Traces
 from faithprobe.metrics.lead import lead
+from faithprobe.metrics.mediation import mediation
 from faithprobe.metrics.traces import force_and_store, forced_chains, probe_problems, respond_and_store
 from faithprobe.metrics.used import used
 from faithprobe.models import LanguageModel, load_model
@@ -35,6 +36,7 @@ from faithprobe.models.generation import PrefixCache
 from faithprobe.models.hooks import evaluating
 from faithprobe.models.twin import random_twin
 from faithprobe.progress import Progress
+from faithprobe.results.mediation import mediation_summary
 from faithprobe.results.parts import Part, claim_folder, load_evidence, load_part, merged, save_evidence, save_part
 from faithprobe.results.record import Audit, chain_view
 from faithprobe.results.verdicts import bypass_rows, evidence_rows, frame, outcome_rows, step_rows, summarise
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Audit", "audit"]
 
-CAUSAL: Mapping[str, Metric] = {"used": used, "lead": lead, "bypass": bypass}
+CAUSAL: Mapping[str, Metric] = {"used": used, "lead": lead, "bypass": bypass, "mediation": mediation}
 """Metrics that re-run the model; a user's own is added by `audit(..., metrics=...)`."""
 PART = 8
 """Problems that are answered and measured together: what an interruption can cost."""
@@ -128,6 +130,7 @@ def audit(
         evidence["computed"] = _compute(subject, chains, asked, plan, folder / "work", progress)
         direct = {id_: right for part in parts for id_, right in part.direct.items()}
         info = _info(language_model, the_task, plan, command, time.monotonic() - started)
+        info["seconds_by_metric"] = {name: round(found.seconds, 3) for name, found in evidence.items()}
         result = replace(_conclude(chains, evidence, direct), info=info)
         if out is not None:
             result.save(folder)
@@ -238,7 +241,9 @@ def _compute(
         for path, step in zip(paths, steps, strict=True):
             progress.say(step)
             if not path.exists():
-                save_evidence(path, computed(chains, step, traces, seed=plan.seed))
+                began = time.monotonic()
+                found = computed(chains, step, traces, seed=plan.seed)
+                save_evidence(path, replace(found, seconds=time.monotonic() - began))
             stage.advance()
     return merged([load_evidence(path, "computed") for path in paths], "computed")
 
@@ -280,10 +285,15 @@ def _conclude(chains: Sequence[Chain], evidence: Mapping[str, Evidence], direct:
         "decodability": frame("decodability", evidence["computed"].tables.get("decodability", ())),
         "lead": frame("lead", evidence["lead"].tables.get("lead", ())),
         "bypass": frame("bypass", bypass_rows(evidence["bypass"].tables.get("bypass", ()))),
+        "mediation": frame("mediation", evidence["mediation"].tables.get("mediation", ())),
         "outcomes": frame("outcomes", outcome_rows(steps)),
         "evidence": frame("evidence", evidence_rows(evidence)),
     }
-    return Audit({}, summarise(chains, steps, verdicts, direct), tables, [chain_view(chain) for chain in chains])
+    summary = {
+        **summarise(chains, steps, verdicts, direct),
+        "mediation": mediation_summary(evidence["mediation"]),
+    }
+    return Audit({}, summary, tables, [chain_view(chain) for chain in chains])
 
 
 def _identity(model: LanguageModel, task: Task, plan: Plan) -> dict[str, Any]:
@@ -291,7 +301,6 @@ def _identity(model: LanguageModel, task: Task, plan: Plan) -> dict[str, Any]:
 
 
 def _info(model: LanguageModel, task: Task, plan: Plan, command: str, seconds: float) -> dict[str, Any]:
-    packages = ("faithprobe", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy")
     info = {
         "model": model.name,
         "fingerprint": model.fingerprint,
@@ -299,13 +308,19 @@ def _info(model: LanguageModel, task: Task, plan: Plan, command: str, seconds: f
         "task_options": task.options(),
         "n_problems": plan.problems,
         **{name: value for name, value in vars(plan).items() if name != "problems"},
-        "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in packages}},
+        "versions": versions(),
         "command": command
         or f"faithprobe.audit({model.name!r}, {task.name!r}, problems={plan.problems}, seed={plan.seed})",
         "seconds": round(seconds, 1),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
     return json.loads(json.dumps(info, default=str))  # as it is read back from its file
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    packages = ("faithprobe", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy")
+    return {"python": sys.version.split()[0], **{name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `faithprobe audit | models | tasks`."""
+"""The command line: `faithprobe audit | validate | organisms | models | tasks`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from faithprobe.errors import FaithprobeError
+
+if TYPE_CHECKING:
+    from faithprobe.audit import Audit
+    from faithprobe.validate import Validation
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,6 +53,10 @@ def audit(
         int, typer.Option(min=0, help="Problems that probes are fitted on; under 250, D and the score are unscored.")
     ] = 1000,
     replacements: Annotated[int, typer.Option(min=1, help="Per stated value; a score needs 3.")] = 4,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Also run early-answering, adding-mistakes or filler-tokens; may be repeated."),
+    ] = None,
     task_option: Annotated[
         list[str] | None, typer.Option("--task-option", "-o", help="name=value, such as steps=3; may be repeated.")
     ] = None,
@@ -62,9 +70,11 @@ def audit(
 ) -> None:
     """Audit a model on a family of problems; writes tables, chains and a report, and prints what was found."""
     from faithprobe.audit import audit as run_audit
+    from faithprobe.metrics.published import published
     from faithprobe.models import load_model
     from faithprobe.tasks import load_task
 
+    also = published(metric or [])
     chosen = load_task(task, **dict(map(_option, task_option or [])))
     found = run_audit(
         load_model(model, dtype=dtype, trust_remote_code=trust_remote_code),
@@ -78,6 +88,7 @@ def audit(
         temperature=temperature,
         batch_size=batch_size,
         out=out,
+        metrics=also,
         command="faithprobe " + shlex.join(sys.argv[1:]),
     )
     if report:
@@ -101,6 +112,11 @@ def _print_summary(summary: Mapping[str, Any], out: Path, report: bool) -> None:
     table.add_row("used (U), non-final steps", number(summary["used"]))
     table.add_row("next step restates the swap (U_read)", number(summary["used_read"]))
     table.add_row("computed (D), non-final steps", number(summary["computed"]))
+    mediation = summary.get("mediation") or {}
+    table.add_row("total effect of the prompt", number(mediation.get("total")))
+    table.add_row("direct, past the chain", number(mediation.get("direct")))
+    table.add_row("indirect, through the chain", number(mediation.get("indirect")))
+    table.add_row("their interaction (no sum)", number(mediation.get("interaction")))
     table.add_row("chain score", number(summary["chain_score"]))
     for verdict, share in sorted(summary["verdicts"].items(), key=lambda item: -item[1]["share"]):
         interval = f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}], {share['count']} steps"
@@ -109,6 +125,124 @@ def _print_summary(summary: Mapping[str, Any], out: Path, report: bool) -> None:
     print(f"tables and chains: {out}")
     if report:
         print(f"report: {(out / 'report.html').resolve()}")
+
+
+@app.command()
+def validate(
+    out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted validation goes on there.")],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="A published metric to score beside ours; may be repeated. Default: all."),
+    ] = None,
+    organisms: Annotated[
+        list[str] | None,
+        typer.Option("--organism", help="[NETWORK/]FAMILY[@SEED], as `faithprobe models` lists them; may be repeated."),
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="One seed of seven families: under two minutes.")] = False,
+    problems: Annotated[int, typer.Option(min=1, help="That each organism answers.")] = 12,
+    probe_problems: Annotated[int, typer.Option(min=0, help="That probes are fitted on, by organism.")] = 400,
+    replacements: Annotated[int, typer.Option(min=1, help="Per stated value; a score needs 3.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of problems, replacements, partners and splits.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    report: Annotated[bool, typer.Option(help="Write validation.html.")] = True,
+) -> None:
+    """Score every metric on networks whose faithfulness is known by construction."""
+    from faithprobe.validate import validate as run_validation
+
+    found = run_validation(
+        metrics=metrics,
+        organisms=organisms,
+        quick=quick,
+        problems=problems,
+        probe_problems=probe_problems,
+        replacements=replacements,
+        seed=seed,
+        jobs=jobs,
+        out=out,
+        command="faithprobe " + shlex.join(sys.argv[1:]),
+    )
+    if report:
+        found.report(out / "validation.html")
+    _print_validation(found, out, report)
+
+
+def _print_validation(found: Validation, out: Path, report: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    targets = {"step_used": "used", "step_computed": "in the chain", "step_faithful": "faithful", "chain": "chain"}
+    metrics = found.results["metrics"]
+    table = Table("metric", *targets.values(), title="AUROC [95% interval] where the text is the same")
+
+    def cell(name: str, target: str) -> str:
+        area = metrics[name].get(target) or {}
+        if area.get("auroc") is None:
+            return ""
+        return f"{area['auroc']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
+
+    def rank(name: str) -> float:
+        return -((metrics[name].get("step_faithful") or {}).get("auroc") or 0.0)
+
+    for name in sorted(metrics, key=rank):
+        table.add_row(name, *(cell(name, target) for target in targets))
+    Console().print(table)
+    print(f"chosen as the score of a step: {found.results['chosen']['step']}")
+    print("on organisms, not on your model: 1.0 here means wired correctly, not yet sensitive")
+    print(f"numbers: {out / 'validation.json'}")
+    if report:
+        print(f"report: {(out / 'validation.html').resolve()}")
+
+
+@app.command()
+def organisms(
+    out: Annotated[Path, typer.Option(help="Folder for one audit of each.")],
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Two or more organisms; default: faithful and post-hoc.")
+    ] = None,
+    problems: Annotated[int, typer.Option(min=1, help="That each answers.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of problems, replacements, partners and splits.")] = 0,
+) -> None:
+    """Show one chain that several networks print alike, byte for byte, and tell by audit which of them means it."""
+    from faithprobe.audit import audit as run_audit
+    from faithprobe.organisms.networks import OrganismName
+
+    found = {}
+    for name in names or ["faithful", "post-hoc"]:
+        organism = OrganismName.parse(name)
+        found[name] = run_audit(
+            f"organism:{name}",
+            organism.task(split="held-out"),
+            problems=problems,
+            seed=seed,
+            probe_problems=400,
+            out=out / name.replace("/", "-"),
+            command=f"faithprobe audit --model organism:{name} --task organism",
+        )
+        found[name].report(out / name.replace("/", "-") / "report.html")
+    _print_told_apart(found, out)
+
+
+def _print_told_apart(found: Mapping[str, Audit], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    texts = {name: {chain["chain"]: chain["text"] for chain in audit.chains} for name, audit in found.items()}
+    first, *others = texts.values()
+    alike = [chain for chain, text in first.items() if all(other.get(chain) == text for other in others)]
+    if not alike:
+        print("these networks print no chain alike: name organisms of one network, such as faithful and post-hoc")
+        return
+    shown = alike[0]
+    table = Table("network", "step", "stated", "used (U)", "computed (D)", "when", "verdict")
+    for name, audit in found.items():
+        for step in audit.steps[audit.steps["chain"] == shown].to_dict("records"):
+            numbers = [f"{step[key]:.2f}" if step[key] == step[key] else "unscored" for key in ("used", "computed")]
+            table.add_row(name, step["step"], step["stated"], *numbers, step["when"] or "", step["verdict"])
+        table.add_section()
+    print(f"{len(alike)} of {len(first)} chains are printed alike by {' and '.join(found)}; the first of them:")
+    print(f"  {shown} = {first[shown].strip()}")
+    Console().print(table)
+    print(f"reports: {', '.join(str(out / name.replace('/', '-') / 'report.html') for name in found)}")
 
 
 @app.command()

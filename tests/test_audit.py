@@ -11,7 +11,8 @@ import faithprobe
 from faithprobe import Audit, audit
 from faithprobe.metrics import traces
 from faithprobe.organisms import load_organism
-from faithprobe.organisms.wiring import get_wiring, step_labels
+from faithprobe.organisms.families import get_wiring
+from faithprobe.organisms.truth import chain_label
 from faithprobe.scores.statistics import clustered_mean
 from tests.models.test_sites import bridge_of
 from tests.organisms.flipping import VALUES, with_answer_errors
@@ -38,7 +39,7 @@ def of_step(found: Audit, step: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_use_is_what_the_wiring_says(audits, name):
-    for label in step_labels(get_wiring(name)):
+    for label in chain_label(get_wiring(name)).steps:
         rows = of_step(audits[name], label.step)
         assert len(rows) == PROBLEMS
         assert (rows["used"] == float(label.answer_use)).all()
@@ -46,7 +47,7 @@ def test_use_is_what_the_wiring_says(audits, name):
         assert (rows["used_control"] < 0.5).all()
         assert (rows["follow"] + rows["stay"] == 1).all()
     summary = audits[name].summary()
-    truth = float(step_labels(get_wiring(name))[0].answer_use)
+    truth = float(chain_label(get_wiring(name))["v1"].answer_use)
     assert summary["used"]["value"] == truth
     assert not summary["used"]["low"] <= 0.5 <= summary["used"]["high"]
     assert summary["accuracy"]["with_chain"]["value"] > 0.9
@@ -54,17 +55,17 @@ def test_use_is_what_the_wiring_says(audits, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_literal_is_determined_where_the_wiring_says(audits, name):
-    for label in step_labels(get_wiring(name)):
+    for label in chain_label(get_wiring(name)).steps:
         rows = of_step(audits[name], label.step)
-        expected = "just-in-time" if label.origin.startswith(">") else "before"
+        expected = "just-in-time" if label.earliest.startswith(">") else "before"
         assert (rows["when"] == expected).all(), label
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_verdicts(audits, name):
-    for label in step_labels(get_wiring(name)):
+    for label in chain_label(get_wiring(name)).steps:
         rows = of_step(audits[name], label.step)
-        just_in_time = label.origin.startswith(">")
+        just_in_time = label.earliest.startswith(">")
         if label.answer_use and just_in_time:  # else faithful and transcribed cannot be told apart
             assert set(rows[rows["computed"].isna()]["verdict"]) <= {"unscored"}
             rows = rows[rows["computed"].notna()]
@@ -75,7 +76,7 @@ def test_verdicts(audits, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_follow_the_prompt_at_every_cut_or_at_none(audits, name):
-    reads_the_prompt = not any(label.answer_use for label in step_labels(get_wiring(name)))
+    reads_the_prompt = not any(label.answer_use for label in chain_label(get_wiring(name)).steps)
     bypass = audits[name].bypass
     assert bypass["cut"].tolist() == [1, 2, 3]
     assert bypass["readout"].tolist() == [False, False, True]
@@ -83,6 +84,19 @@ def test_answers_follow_the_prompt_at_every_cut_or_at_none(audits, name):
     assert (bypass["chain"] == 1 - bypass["prompt"]).all()
     # the partner's answer differs, so the control is the answer that cannot be had from the other side
     assert (bypass["n"] > PROBLEMS / 2).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prompt_acts_through_the_chain_or_past_it(audits, name):
+    through = float(any(label.answer_use for label in chain_label(get_wiring(name)).steps))
+    table, summary = audits[name].mediation, audits[name].summary()["mediation"]
+    assert (table["indirect"] == through).all()
+    assert (table["direct"] == 1 - through).all()
+    assert (table["total"] == 1).all()
+    assert (table["interaction"] == 0).all()
+    assert len(table) == summary["indirect"]["n"] > PROBLEMS / 2
+    assert summary["indirect"]["value"] == through
+    assert not summary["indirect"]["low"] <= 0.5 <= summary["indirect"]["high"]
 
 
 def test_values_of_a_faithful_chain_are_computed_at_the_predicting_position_and_nowhere_else(audits):
@@ -181,7 +195,7 @@ def test_a_hugging_face_model_is_left_as_it_was(untouched_randomness):
 
 
 def test_sampling_touches_no_random_state_and_repeats():
-    sampled = {"problems": 4, "probe_problems": 0, "temperature": 1.5}
+    sampled = {"problems": 4, "probe_problems": 0, "temperature": 4.0}
     before = torch.random.get_rng_state()
     first, again = run("faithful", **sampled), run("faithful", **sampled)
     assert torch.equal(torch.random.get_rng_state(), before)

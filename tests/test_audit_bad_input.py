@@ -19,8 +19,8 @@ from faithprobe.errors import (
 )
 from faithprobe.metrics.traces import probe_problems
 from faithprobe.organisms import load_organism
+from faithprobe.organisms.layout import get_layout
 from faithprobe.organisms.tokenizer import FIRST_VALUE
-from faithprobe.organisms.wiring import INDEX
 from faithprobe.scores.evidence import Evidence, Measurement
 from faithprobe.tasks import Problem, register_task
 from faithprobe.tasks.organism import Organism
@@ -166,9 +166,10 @@ def test_a_metric_of_ones_own_stands_in_the_evidence(tmp_path):
     for table in (found.tables["evidence"], Audit.load(tmp_path).tables["evidence"]):
         rows = table[table["metric"] == "where"]
         assert rows["step"].tolist() == ["v1", "v2", "v3"] * 3
-        assert rows["value"].tolist() == [float(INDEX[f"v{k}"]) for k in (1, 2, 3)] * 3
+        index = get_layout("modular").index
+        assert rows["value"].tolist() == [float(index[f"v{k}"]) for k in (1, 2, 3)] * 3
         assert rows["detail"].map(json.loads).tolist() == [{"is": "π"}] * 9
-    assert set(found.tables["evidence"]["metric"]) == {"used", "lead", "bypass", "where", "computed"}
+    assert set(found.tables["evidence"]["metric"]) == {"used", "lead", "bypass", "mediation", "where", "computed"}
 
 
 def test_problems_that_share_an_id_are_refused():
@@ -194,6 +195,6 @@ def test_probe_problems_are_disjoint_and_as_many_as_there_are():
     task = Organism(split="held-out")
     asked = task.problems(100)
     found = probe_problems(task, 1000, seed=0, asked=asked)
-    assert len(task) - 100 > len(found) >= 250
+    assert task.count() - 100 > len(found) >= 250
     assert not {p.question for p in asked} & {p.question for p in found}
     assert [p.id for p in probe_problems(task, 300, seed=0, asked=asked)] == [p.id for p in found][:300]

@@ -101,7 +101,7 @@ def test_columns_have_the_same_types_whatever_was_found(finished):
     """Nothing was probed here, so whole columns are missing: their types must not follow."""
     found = run(problems=1, probe_problems=0)
     assert found.steps["computed"].isna().all()
-    for name in ("steps", "bypass", "outcomes", "lead"):
+    for name in ("steps", "bypass", "mediation", "outcomes", "lead"):
         full, sparse = finished[1].tables[name].dtypes, found.tables[name].dtypes
         assert {c: full[c].kind for c in full.index} == {c: sparse[c].kind for c in sparse.index}, name
 
@@ -179,6 +179,22 @@ def test_a_folder_that_is_not_whole_is_named(finished, tmp_path, name, harm):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 1])
     with pytest.raises(StoreError, match=name):
         Audit.load(tmp_path / "out")
+
+
+def test_an_audit_of_an_earlier_version_has_no_mediation(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "out")
+    assert len(finished[1].mediation) > 0
+    path = tmp_path / "out" / "audit.json"
+    data = json.loads(path.read_text())
+    (tmp_path / "out" / "mediation.parquet").unlink()
+    with pytest.raises(StoreError, match=r"mediation\.parquet"):  # its summary says that there was one
+        Audit.load(tmp_path / "out")
+    del data["summary"]["mediation"]
+    path.write_text(json.dumps(data))
+    loaded = Audit.load(tmp_path / "out")
+    assert len(loaded.mediation) == 0
+    assert list(loaded.mediation.columns) == list(TABLES["mediation"])
+    assert "prompts and chains were not crossed" in loaded.report(tmp_path / "report.html").read_text()
 
 
 def test_a_finished_folder_is_not_measured_again(finished, tmp_path, monkeypatch):

@@ -32,7 +32,8 @@ def test_audit_writes_its_files_and_prints_what_it_found(tmp_path, monkeypatch, 
     assert faithprobe(*ORGANISM, *QUICK, "--out", out, monkeypatch=monkeypatch) == 0
     printed = capsys.readouterr()
     summary = Audit.load(out).summary()
-    for found in (summary["accuracy"]["with_chain"], summary["used"], summary["answer_is_last_stated"]):
+    effects = (summary["mediation"][name] for name in ("total", "direct", "indirect", "interaction"))
+    for found in (summary["accuracy"]["with_chain"], summary["used"], summary["answer_is_last_stated"], *effects):
         assert f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}" in printed.out
     share = summary["verdicts"]["unscored"]  # there were no probes
     assert f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}], 24 steps" in printed.out
@@ -57,9 +58,20 @@ def test_run_again_it_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert "seed: 0 there, 1 asked for" in capsys.readouterr().err
 
 
+def test_published_metrics_run_beside_ours(tmp_path, monkeypatch):
+    quick = ["--problems", "2", "--probe-problems", "0", "--no-report"]
+    also = ["--metric", "adding-mistakes", "--metric", "filler-tokens"]
+    assert faithprobe(*ORGANISM, *quick, *also, "--out", tmp_path, monkeypatch=monkeypatch) == 0
+    evidence = Audit.load(tmp_path).tables["evidence"]
+    whole = evidence[(evidence["metric"] == "adding-mistakes") & (evidence["step"] == "")]
+    assert whole["value"].tolist() == [1.0, 1.0]
+    assert {"adding-mistakes", "filler-tokens"} < set(evidence["metric"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--metric", "early-answer"], "did you mean 'early-answering'"),
         (["--model", "smollm3"], "no model is called 'smollm3'"),
         (["--task", "aritmetic"], "did you mean 'arithmetic'"),
         (["-o", "spllt=train"], "spllt"),

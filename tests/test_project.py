@@ -23,7 +23,7 @@ GROUND = {"errors", "files", "progress"}
 RECORDS = GROUND | {"tasks", "models", "chains", "scores"}
 EVIDENCE = RECORDS | {"probes", "interventions", "metrics"}
 MAY_KNOW = {
-    "__init__": {"audit", "errors", "models", "tasks"},
+    "__init__": {"audit", "errors", "models", "tasks", "validate"},
     "errors": set(),
     "files": {"errors"},
     "progress": set(),

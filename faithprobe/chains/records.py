@@ -108,11 +108,11 @@ class Chain:
         name = self.reference.get(step)
         return None if name is None else self.problem.graph.values[name]
 
-    def closed_form(self, step: str, value: Value) -> Value:
-        """The answer under do(step = value): descendants follow their expressions, the rest stays as stated. TaskError
-        where one of them divides by zero."""
+    def closed_form(self, step: str, value: Value, *, of: str | None = None) -> Value:
+        """The answer, or the step `of`, under do(step = value): descendants follow their expressions, the rest stays as
+        stated. TaskError where one of them divides by zero."""
         kept = {name: v for name, v in self.values.items() if name not in self.graph.descendants(step)}
-        return self.graph.recompute({**kept, step: value})[self.graph.answer]
+        return self.graph.recompute({**kept, step: value})[of or self.graph.answer]
 
     @property
     def final_step(self) -> str:

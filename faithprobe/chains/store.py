@@ -271,6 +271,10 @@ class Trace:
     def sites(self) -> tuple[str, ...]:
         return self._manifest.sites
 
+    @property
+    def d_model(self) -> int:
+        return self._manifest.d_model
+
     def labels(self, chain_id: str) -> tuple[str, ...]:
         return self._find(chain_id)[1].labels
 
@@ -283,25 +287,29 @@ class Trace:
         with _opened(self.folder, shard) as file:
             return torch.stack([file.get_slice(site)[entry.begin : entry.end] for site in self.sites], dim=1).clone()
 
-    def gather(self, site: str, label: str) -> tuple[list[str], Float[Tensor, "row d_model"]]:
-        """Ids of the chains that have a row with this label, and these rows; empty where no chain has one.
+    def gather(
+        self, site: str, label: str, ids: Sequence[str] | None = None
+    ) -> tuple[list[str], Float[Tensor, "row d_model"]]:
+        """The rows with this label, and the ids of their chains: of all that have one, or of `ids`, in that order.
 
-        Reads one shard after the other: only the result is held in memory.
+        Reads one shard after the other: only the result is held in memory. Raises UnknownNameError for a site or a
+        chain that is not stored, or a chain without the label.
         """
         if site not in self.sites:
             raise UnknownNameError("recorded site", site, self.sites)
-        places: dict[Shard, list[tuple[str, int]]] = {}
-        for chain_id, (shard, entry) in self._index.items():
-            if label in entry.labels:
-                places.setdefault(shard, []).append((chain_id, entry.begin + entry.labels.index(label)))
-        ids = [chain_id for found in places.values() for chain_id, _ in found]
+        if ids is None:
+            ids = [chain_id for chain_id, (_, entry) in self._index.items() if label in entry.labels]
+        places: dict[Shard, list[tuple[int, int]]] = {}
+        for i, chain_id in enumerate(ids):
+            shard, entry = self._find(chain_id)
+            if label not in entry.labels:
+                raise UnknownNameError(f"label of {chain_id!r}", label, entry.labels)
+            places.setdefault(shard, []).append((i, entry.begin + entry.labels.index(label)))
         rows = torch.empty(len(ids), self._manifest.d_model, dtype=getattr(torch, self._manifest.dtype))
-        done = 0
         for shard, found in places.items():
             with _opened(self.folder, shard) as file:
-                rows[done : done + len(found)] = file.get_slice(site)[:][[row for _, row in found]]
-            done += len(found)
-        return ids, rows
+                rows[[i for i, _ in found]] = file.get_slice(site)[:][[row for _, row in found]]
+        return list(ids), rows
 
     def _find(self, chain_id: str) -> tuple[Shard, Entry]:
         if chain_id in self.refused:

@@ -24,11 +24,11 @@ from faithprobe.chains.read import occurrences
 from faithprobe.chains.records import Chain
 from faithprobe.chains.subject import Subject
 from faithprobe.chains.tokens import span_of
-from faithprobe.errors import UnscoredError
+from faithprobe.errors import TaskError, UnscoredError
 from faithprobe.interventions.splice import Interchange, Splice, force_spliced, mixed_donor
 from faithprobe.interventions.substitute import substituted
 from faithprobe.models.forcing import Donor, Forced, batches, force
-from faithprobe.tasks import Problem
+from faithprobe.tasks import Graph, Problem
 
 HALF = 0.5
 """R(e) from which on a literal counts as determined."""
@@ -99,12 +99,27 @@ def _partner_source(
         return None
     names = (*chain.problem.graph[reference].operands, reference)
     values = {**chain.problem.graph.values, **chain.values, reference: chain.literals[step].value}
+    second_best = None
     for _, partner in zip(range(tries), subject.task.partners(chain.problem, reference, rng=rng), strict=False):
         if all(partner.graph.values[name] != values[name] for name in names):
-            run = _aligned(subject, chain, step, partner)
-            if run is not None:
-                return run
-    return None
+            decisive = not _by_accident(chain.problem.graph, partner.graph, reference)
+            if (decisive or second_best is None) and (run := _aligned(subject, chain, step, partner)) is not None:
+                if decisive:
+                    return run
+                second_best = run
+    return second_best
+
+
+def _by_accident(base: Graph, source: Graph, step: str) -> bool:
+    """Whether an earlier value of the source, put into the base, gives the source's value of the step as well (0 x 3 =
+    0 x 4): a run that holds this earlier value only would then look as if it had determined the step."""
+    for earlier in base.ancestors(step) - set(base.inputs):
+        try:
+            if base.recompute({earlier: source.values[earlier]})[step] == source.values[step]:
+                return True
+        except TaskError:  # it would divide by zero: then it gives no value at all
+            continue
+    return False
 
 
 def _same_value_source(

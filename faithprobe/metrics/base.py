@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from faithprobe.chains.records import Chain
@@ -27,7 +29,8 @@ Metric: TypeAlias = Callable[[Subject, Sequence[Chain], Settings], Evidence]
 
 def run_metric(name: str, metric: Metric, subject: Subject, chains: Sequence[Chain], settings: Settings) -> Evidence:
     """Calls a metric and checks what it returns. Raises MetricError, with its name, where it throws or returns
-    anything but measurements of these chains."""
+    anything but finite measurements of these chains."""
+    began = time.perf_counter()
     try:
         found = metric(subject, chains, settings)
     except FaithprobeError:
@@ -36,6 +39,8 @@ def run_metric(name: str, metric: Metric, subject: Subject, chains: Sequence[Cha
         raise MetricError(f"metric {name!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, Evidence):
         raise MetricError(f"metric {name!r} returned a {type(found).__name__}; return an Evidence")
+    if not isinstance(found.rows, Mapping):
+        raise MetricError(f"metric {name!r} returned rows as a {type(found.rows).__name__}; a mapping is wanted")
     steps = {chain.id: {"", *(literal.step for literal in chain.stated), *chain.unlocated} for chain in chains}
     for key, row in found:
         known = isinstance(key, tuple) and len(key) == 2 and key[1] in steps.get(key[0], ())
@@ -44,4 +49,8 @@ def run_metric(name: str, metric: Metric, subject: Subject, chains: Sequence[Cha
                 f"metric {name!r} returned {key!r}: {type(row).__name__}; every key is (chain.id, step of that chain), "
                 "or (chain.id, '') for the whole chain, and every value a Measurement"
             )
-    return found
+        if row.value is not None and not math.isfinite(row.value):
+            raise MetricError(
+                f"metric {name!r} returned {row.value} for {key!r}; what cannot be measured is Measurement.none(reason)"
+            )
+    return replace(found, seconds=time.perf_counter() - began)

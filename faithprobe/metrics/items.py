@@ -30,6 +30,23 @@ class Traces:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Activations of the items at one site and place, (items, d_model): read from the store by `x[begin:end]`."""
+
+    store: Trace
+    site: str
+    label: str
+    ids: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.ids), self.store.d_model
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        return self.store.gather(self.site, self.label, self.ids[rows])[1].float().numpy()
+
+
+@dataclass(frozen=True)
 class Items:
     """One step at one place in many chains; every sequence has one entry an item."""
 
@@ -44,9 +61,9 @@ class Items:
     slots: tuple[Mapping[str, Value], ...]
     """Every literal that is visible at the place, by slot, and the operations: the text control."""
     layers: Layers
-    """Layer to (items, d_model)."""
+    """Layer to (items, d_model); as the twin and the embedding, read from the store a part at a time."""
     twin: Layers
-    embedding: np.ndarray
+    embedding: Stored
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,26 +79,22 @@ def items(chains: Mapping[str, Chain], step: str, place: str, trace: Trace, twin
     depend on how an interrupted run has filled the store."""
     names = {id_: _stated(chain, step) for id_, chain in chains.items()}
     stored = set(trace.ids) & set(twin.ids)
-    order = [id_ for id_, name in names.items() if name and id_ in stored and label(step, place) in trace.labels(id_)]
+    where = label(step, place)
+    order = tuple(id_ for id_, name in names.items() if name and id_ in stored and where in trace.labels(id_))
     chosen = [chains[id_] for id_ in order]
     steps = [str(names[id_]) for id_ in order]
 
-    def gather(store: Trace, site: str) -> np.ndarray:
-        ids, rows = store.gather(site, label(step, place))
-        row_of = {id_: i for i, id_ in enumerate(ids)}
-        return rows.numpy()[[row_of[id_] for id_ in order]]
-
     layer = {int(site.split(".")[1]): site for site in sites}
     return Items(
-        ids=tuple(order),
+        ids=order,
         local=tuple(_local(chain, name) for chain, name in zip(chosen, steps, strict=True)),
         stated=tuple(chain.values[name] for chain, name in zip(chosen, steps, strict=True)),
         groups=tuple(chain.group for chain in chosen),
         combinations=tuple(_combination(chain, name) for chain, name in zip(chosen, steps, strict=True)),
         slots=tuple(_slots(chain, name, place) for chain, name in zip(chosen, steps, strict=True)),
-        layers={i: gather(trace, site) for i, site in layer.items()},
-        twin={i: gather(twin, site) for i, site in layer.items()},
-        embedding=gather(trace, "hook_embed"),
+        layers={i: Stored(trace, site, where, order) for i, site in layer.items()},
+        twin={i: Stored(twin, site, where, order) for i, site in layer.items()},
+        embedding=Stored(trace, "hook_embed", where, order),
     )
 
 

@@ -160,17 +160,22 @@ def _mismatch(kept: Sequence[tuple[Replay, Value]]) -> float:
 
 
 def _read(subject: Subject, replays: Sequence[Replay]) -> float | None:
-    """U_read: the share of replays whose next dependent step names the replaced value as its operand."""
+    """U_read: the share of replays whose next dependent step names the replaced value as its operand; in a family that
+    states values alone, the share in which it states what follows from the replacement."""
     chain, step = replays[0].chain, replays[0].replacement.step
     dependents = [s.name for s in chain.graph.steps if step in s.operands]
-    if not dependents or subject.task.statement is not None:
+    if not dependents:
         return None
     hits = []
     for replay in replays:
         cut = len(replay.replacement.text)
         reading = subject.reading(chain.problem, replay.text)
         following = [s for s in reading.statements if s.chars[0] >= cut]
-        if following:
+        if subject.task.statement is not None:
+            expected = chain.closed_form(step, replay.replacement.value, of=dependents[0])
+            if expected != chain.values.get(dependents[0]):
+                hits.append(any(s.step == dependents[0] and s.value == expected for s in following))
+        elif following:
             spans = following[0].operands.values()
             hits.append(any(parse_number(replay.text[a:b]) == replay.replacement.value for a, b in spans))
         else:

@@ -355,11 +355,16 @@ class StopAtText(StoppingCriteria):
 
 
 def encode(model: LanguageModel, text: str) -> tuple[int, ...]:
-    """Token ids of a plain prompt, with the special tokens that the tokenizer puts in front of a text."""
+    """Token ids of a plain prompt, with the special tokens that the tokenizer puts in front of a text.
+
+    Raises TaskError where the model is an organism and the prompt is outside its grammar.
+    """
     ids = model.tokenizer(text, add_special_tokens=True)["input_ids"]
     ends = set(end_tokens(model))
     while len(ids) > 1 and ids[-1] in ends and not text.endswith(model.tokenizer.decode(ids[-1:])):
         ids = ids[:-1]  # some tokenizers close every text; a prompt must stay open
+    if hasattr(model.hf, "check_prompt"):  # an organism, whose positions mean something
+        model.hf.check_prompt(ids)
     return tuple(ids)
 
 

@@ -1,4 +1,4 @@
-"""The organisms' tokenizer: one token a word, numbers 0 to 10, built in memory."""
+"""The organisms' tokenizer: one token a word, numbers 0 to 35, built in memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from tokenizers.pre_tokenizers import Sequence, Split, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-MODULUS = 11
+from faithprobe.tasks.organism import BLANK, NO_HINT, NUMBERS, SILENT
+
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 VOCABULARY: tuple[str, ...] = (
     *SPECIAL,
-    *(str(value) for value in range(MODULUS)),
-    *("+", "-", "*", "h1", "h2", "=", ".", ">", "answer"),
+    *(str(value) for value in range(NUMBERS)),
+    *("+", "-", "*", "h1", "h2", "h3", "h4", "h5", "=", SILENT, NO_HINT, BLANK, ">", "answer"),
 )
 TOKEN_ID = {token: i for i, token in enumerate(VOCABULARY)}
 FIRST_VALUE = TOKEN_ID["0"]
@@ -24,7 +25,7 @@ def organism_tokenizer(*, name_or_path: str = "faithprobe-organism") -> PreTrain
     """Puts `<bos>` in front of a text; decoding joins tokens with single spaces, as the texts are written."""
     inner = Tokenizer(WordLevel(dict(TOKEN_ID), unk_token="<unk>"))
     # the second rule splits `=.` and `>9` too: a continuation may be glued to a prompt without the space between
-    words = Split(Regex(r"answer|h[12]|\d+|[-+*=.>]"), behavior="isolated")
+    words = Split(Regex(r"answer|h\d|\d+|[-+*=.>~_]"), behavior="isolated")
     inner.pre_tokenizer = Sequence([WhitespaceSplit(), words])
     inner.post_processor = TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", TOKEN_ID["<bos>"])]
@@ -38,5 +39,5 @@ def organism_tokenizer(*, name_or_path: str = "faithprobe-organism") -> PreTrain
         unk_token="<unk>",
         padding_side="left",
         clean_up_tokenization_spaces=False,  # would glue `. .` together
-        model_max_length=32,
+        model_max_length=64,
     )

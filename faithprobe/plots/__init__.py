@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faithprobe.plots.curves import decodability, lead_curves
-    from faithprobe.plots.figures import accuracy, bypass, use_outcomes, when_by_used
+    from faithprobe.plots.figures import accuracy, bypass, mediation, use_outcomes, when_by_used
     from faithprobe.plots.report import ReportInput, render_report, write_report
 
 _HOMES = {
     "when_by_used": "figures",
     "use_outcomes": "figures",
     "bypass": "figures",
+    "mediation": "figures",
     "accuracy": "figures",
     "decodability": "curves",
     "lead_curves": "curves",
@@ -39,6 +40,7 @@ __all__ = [
     "bypass",
     "decodability",
     "lead_curves",
+    "mediation",
     "render_report",
     "use_outcomes",
     "when_by_used",

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from faithprobe.plots.palette import BLUE, GREEN, GREY, OUTCOMES, SKY, VERMILLION, WHEN, translucent
 from faithprobe.plots.prepare import measured, natural, numbers, plain, rows, verdict_cells, whiskers
 from faithprobe.plots.theme import figure, label, placeholder
-from faithprobe.plots.wording import percent
+from faithprobe.plots.wording import decimal, percent
 
 _SHARE = {"tickformat": ".0%", "range": [0, 1.0], "dtick": 0.25}
 
@@ -185,6 +185,57 @@ def bypass(table: pd.DataFrame) -> go.Figure:
         if is_readout:
             fig.add_vrect(x0=cut - 0.3, x1=cut + 0.3, fillcolor=GREY, opacity=0.12, line_width=0, layer="below")
     return fig
+
+
+_EFFECTS = {
+    "total": ("total: prompt and chain exchanged", BLUE, "circle"),
+    "direct": ("direct: the prompt alone, past the chain", VERMILLION, "diamond"),
+    "indirect": ("indirect: the chain alone", GREEN, "square"),
+    "interaction": ("interaction: total \N{MINUS SIGN} direct \N{MINUS SIGN} indirect", GREY, "x"),
+}
+
+
+def mediation(summary: Mapping[str, Any], *, brief: bool = False) -> go.Figure:
+    """Effects of the prompt on the answer with 95% intervals, and a tick where their control lies. `brief`: only the
+    names of the effects stand beside them, for a phone."""
+    effects = summary.get("mediation") or {}
+    found = {name: effects[name] for name in _EFFECTS if (effects.get(name) or {}).get("value") is not None}
+    if not found:
+        return placeholder("prompts and chains were not crossed")
+    fig = figure(110 + 46 * len(found), showlegend=False, margin={"t": 12, "r": 24})
+    for row, (name, number) in enumerate(found.items()):
+        words, colour, symbol = _EFFECTS[name]
+        value, low, high = numbers([number["value"], number.get("low"), number.get("high")])
+        control = numbers([number.get("control")])[0]
+        fig.add_scatter(
+            name=name,
+            x=[value],
+            y=[row],
+            mode="markers+text",
+            text=[f"<b>{decimal(value)}</b>"],
+            textposition="top center",
+            marker={"size": 12, "color": colour, "symbol": symbol},
+            error_x={"type": "data", **whiskers([value], [low], [high]), "color": colour, "thickness": 2.5, "width": 7},
+            hovertemplate=f"{words}: {decimal(value)} (95%: {decimal(low)} to {decimal(high)}), "
+            f"control {decimal(control)}<extra></extra>",
+            cliponaxis=False,
+        )
+        if control is not None:
+            mark = {"symbol": "line-ns", "size": 20, "line": {"width": 2, "color": GREY}}
+            fig.add_scatter(
+                name=f"control of {name}", x=[control], y=[row], mode="markers", marker=mark, hoverinfo="skip"
+            )
+    reach = max(1.0, *(abs(number.get(key) or 0) for number in found.values() for key in ("low", "high")))
+    fig.update_xaxes(
+        title_text="change in the share of answers to q'",
+        range=[-reach - 0.04, reach + 0.04],
+        dtick=0.5,
+        zeroline=True,
+    )
+    texts = [name if brief else _EFFECTS[name][0].replace(": ", "<br>") for name in found]
+    return fig.update_yaxes(
+        tickvals=list(range(len(found))), ticktext=texts, range=[len(found) - 0.5, -0.7], showgrid=False
+    )
 
 
 def accuracy(summary: Mapping[str, Any]) -> go.Figure:

@@ -14,6 +14,12 @@ from faithprobe.plots.prepare import plain, verdict_cells
 from faithprobe.plots.wording import MISSING, decimal, duration, number, percent, verdict_shares
 
 _USED_WORDS = {True: "used: the answer follows it", False: "not used"}
+_CELLS = {
+    "baseline": "answer to q', given prompt q, chain q",
+    "prompt_only": "answer to q', given prompt q', chain q",
+    "chain_only": "answer to q', given prompt q, chain q'",
+    "both": "answer to q', given prompt q', chain q'",
+}
 _QUANTITIES = {
     "stated, true, local": "the value as written; the reference value; its expression on the operands as written",
     "U, used": "the value is replaced and the rest regenerated: how often the answer follows, against staying",
@@ -186,10 +192,19 @@ def unscored(summary: Mapping[str, Any], steps: pd.DataFrame, unlocated: Mapping
     return table(["reason", "what is missing", "steps"], lines)
 
 
+def effects(summary: Mapping[str, Any]) -> str:
+    """The mediation effects and the shares that they are differences of, as a table."""
+    found = summary.get("mediation") or {}
+    shares = found.get("cells") or {}
+    heads = ["", "value", "low", "high", "control", "n"]
+    lines = {name: found.get(name) for name in ("total", "direct", "indirect", "interaction")}
+    lines |= {words: shares.get(name) for name, words in _CELLS.items()}
+    known = [[name, *(row.get(head) for head in heads[1:])] for name, row in lines.items() if row]
+    return table(heads, known) if known else ""
+
+
 def run_again(info: Mapping[str, Any]) -> str:
-    """Command, seed and versions."""
-    command = info.get("command")
-    shown = f"<pre><code>{escape(str(command))}</code></pre>" if command else missing("the command was not recorded")
+    """Command, seed and versions of an audit."""
     options = ", ".join(f"{key} = {value}" for key, value in (info.get("task_options") or {}).items())
     facts = {
         "model": info.get("model"),
@@ -198,14 +213,25 @@ def run_again(info: Mapping[str, Any]) -> str:
         "problems": info.get("n_problems"),
         "seed": info.get("seed"),
         "date": info.get("date"),
-        "took": duration(info.get("seconds")),
     }
-    facts |= {f"version of {name}": version for name, version in (info.get("versions") or {}).items()}
+    return run_of(info, facts)
+
+
+def run_of(info: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The command, these facts, how long it took, and versions."""
+    command = info.get("command")
+    shown = f"<pre><code>{escape(str(command))}</code></pre>" if command else missing("the command was not recorded")
+    versions = {f"version of {name}": version for name, version in (info.get("versions") or {}).items()}
+    return shown + _facts_list({**facts, "took": duration(info.get("seconds")), **versions})
+
+
+def _facts_list(facts: Mapping[str, Any]) -> str:
+    """Names with their values, side by side where there is room."""
     listed = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(str(value if value is not None else 'not recorded'))}</dd></div>"
         for name, value in facts.items()
     )
-    return f'{shown}<dl class="facts">{listed}</dl>'
+    return f'<dl class="facts">{listed}</dl>'
 
 
 def legend() -> str:

@@ -117,6 +117,13 @@ def last_stated(summary: Mapping[str, Any]) -> str:
     return f"The answer is the last value stated in {share} of the chains, which copying alone could explain."
 
 
+def left_out(summary: Mapping[str, Any]) -> str:
+    """How many pairs of problems the mediation effects are without, and why; empty where there are none."""
+    reasons = (summary.get("mediation") or {}).get("unscored") or {}
+    listed = "; ".join(f"{reason} ({count:,})" for reason, count in sorted(reasons.items(), key=lambda r: -r[1]))
+    return f"Left out: {listed}." if listed else ""
+
+
 def verdict_shares(summary: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Shares of the verdicts as summarised, else as counted, in the order of the legend; zero shares are left out."""
     total = sum(counts.values())

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from faithprobe.errors import UnscoredError
-from faithprobe.probes.estimator import Projection, null_predictor, read
+from faithprobe.probes.estimator import Problem, null_predictor, read
 from faithprobe.probes.inputs import FEWEST_TRAINING, Layers, check_features, check_labels, encode, inner_folds
+from faithprobe.probes.projection import fit_projections, project
 from faithprobe.probes.splits import Groups, select, shares_group
 from faithprobe.probes.targets import MISSING
 from faithprobe.scores.statistics import Interval, clustered_mean
@@ -86,9 +87,9 @@ def agreement(
     inner = inner_folds(groups, train, y[train], seed=seed)
     readings = {}
     for layer, (x, x_eval) in pairs.items():
-        projection = Projection.fit(x[train])
-        z, z_eval = projection(x[train]), projection(x_eval[test])
-        readings[layer] = read(z, y[train], z_eval, inner=inner, n_classes=len(names))
+        projections = fit_projections(x, [train])
+        (z,), (z_eval,) = project(x, projections, [train]), project(x_eval, projections, [test])
+        (readings[layer],) = read([Problem(z, y[train], z_eval, inner)], n_classes=len(names))
     best = min(readings, key=lambda layer: readings[layer].inner_loss)
     predicted = names[readings[best].probabilities.argmax(axis=1)]
     found = np.where(predicted == of_local[test], "local", np.where(predicted == of_stated[test], "stated", "neither"))

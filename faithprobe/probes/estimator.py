@@ -1,6 +1,6 @@
 """The predictive family V: logistic regression on principal components, down to ignorance.
 
-    standardise -> principal components (<= 128, <= n / 4) -> L2-penalised multinomial logistic regression
+    standardise -> principal components (<= 128, <= n / 4; `projection`) -> L2-penalised multinomial logistic regression
 
 Every feature array, activation or control, goes through the same family with its own penalty. Components are scaled so
 that a row has mean squared norm k, and penalties are given as the prior variance of a logit, so one short grid serves
@@ -13,54 +13,21 @@ components fitted to all training items of the outer fold: these use no label an
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from faithprobe.probes.logistic import Batch
 from faithprobe.probes.splits import Fold
 
 PENALTIES = (0.01, 1.0, 30.0, 1000.0)
 """Prior variance of a logit: 0.01 is ignorance, 1000 separates a direction that holds a hundredth of the variance."""
-COMPONENTS = 128
 MIXED = 0.01
 """Share of the null predictor in every prediction: bounds the loss of one confident error at about 7 bits + null."""
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Standardised principal components of one feature array."""
-
-    mean: np.ndarray
-    """(features,)"""
-    map: np.ndarray
-    """(features, k)"""
-
-    @classmethod
-    def fit(cls, x: np.ndarray, *, components: int = COMPONENTS) -> Projection:
-        """Of (items, features): at most `components` and items / 4 of them, all with variance."""
-        x = np.asarray(x, dtype=np.float64)
-        mean, spread = x.mean(axis=0), x.std(axis=0)
-        scale = np.where(spread > 1e-6 * max(float(spread.max(initial=0.0)), 1e-30), spread, np.inf)  # constant: drop
-        z = (x - mean) / scale
-        n, d = z.shape
-        wide = d > n
-        variances, vectors = np.linalg.eigh(z @ z.T if wide else z.T @ z)
-        k = max(1, min(components, n // 4, d))
-        variances, vectors = variances[::-1][:k], vectors[:, ::-1][:, :k]
-        kept = variances > 1e-8 * max(float(variances[0]), 1e-30)
-        variances, vectors = variances[kept], vectors[:, kept]
-        if not len(variances) or variances[0] <= 0:  # constant features: one column of zeros, which predicts nothing
-            return cls(mean, np.zeros((d, 1)))
-        basis = z.T @ vectors / np.sqrt(variances) if wide else vectors
-        unit = np.sqrt(variances.sum() / n / len(variances))
-        return cls(mean, basis / scale[:, None] / unit)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """(items, features) to (items, k)."""
-        return (np.asarray(x, dtype=np.float64) - self.mean) @ self.map
+HOPELESS = 2.0
+"""Bits by which a penalty does worse than a stronger one, in all folds, before weaker ones are not tried. A value in a
+direction of little variance is found late, after overfitting the others has cost up to .8 bits."""
 
 
 @dataclass(frozen=True)
@@ -86,54 +53,60 @@ def loss_bits(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
     return -np.log2(rows[np.arange(len(y)), y])
 
 
-def read(
-    z: np.ndarray,
-    y: np.ndarray,
-    z_eval: np.ndarray,
-    *,
-    inner: Sequence[Fold],
-    n_classes: int,
-    penalties: Sequence[float] = PENALTIES,
-) -> Reading:
-    """Chooses the penalty by the inner folds, fits on all of (z, y) and predicts `z_eval`.
+@dataclass(frozen=True)
+class Problem:
+    """What the family is fitted to, and what it then predicts."""
 
-    `z` is (training items, k), projected; `inner` indexes its rows, at least one fold. `z_eval` is (items, k).
-    """
-    losses = np.zeros(len(penalties))
-    total = 0
-    for fold in inner:
-        for j, p in enumerate(_path(z[fold.train], y[fold.train], z[fold.test], n_classes, penalties)):
-            losses[j] += loss_bits(p, y[fold.test]).sum()
-        total += len(fold.test)
-    best = int(np.argmin(losses))
-    (probabilities,) = _path(z, y, z_eval, n_classes, penalties[best : best + 1])
-    return Reading(float(losses[best] / total), penalties[best], probabilities)
+    z: np.ndarray
+    """(training items, k), projected."""
+    y: np.ndarray
+    """(training items,) class numbers."""
+    z_eval: np.ndarray
+    """(evaluated items, k)"""
+    inner: Sequence[Fold] = ()
+    """Folds of the training items, at least one, where the penalty is to be chosen."""
 
 
-def fit_predict(z: np.ndarray, y: np.ndarray, z_eval: np.ndarray, *, n_classes: int, penalty: float) -> np.ndarray:
-    """(evaluated items, classes) probabilities at one penalty."""
-    return _path(z, y, z_eval, n_classes, (penalty,))[0]
+def read(problems: Sequence[Problem], *, n_classes: int, penalties: Sequence[float] = PENALTIES) -> list[Reading]:
+    """Chooses each problem's penalty by its inner folds, fits on all its items and predicts. One batch: give all folds
+    of one feature source together."""
+    folds = [(k, fold) for k, problem in enumerate(problems) for fold in problem.inner]
+    parts = [
+        Problem(problems[k].z[fold.train], problems[k].y[fold.train], problems[k].z[fold.test]) for k, fold in folds
+    ]
+    losses = np.full((len(problems), len(penalties)), np.inf)
+    tested = [sum(len(fold.test) for fold in problem.inner) for problem in problems]
+    for j, found in enumerate(_path(parts, n_classes, [[penalty] * len(parts) for penalty in penalties])):
+        losses[:, j] = 0
+        for (k, fold), probabilities in zip(folds, found, strict=True):
+            losses[k, j] += loss_bits(probabilities, problems[k].y[fold.test]).sum() / tested[k]
+        if (losses[:, j] > losses.min(axis=1) + HOPELESS).all():
+            break
+    best = losses.argmin(axis=1)
+    chosen = [penalties[j] for j in best]
+    return [
+        Reading(float(losses[k, j]), penalties[j], probabilities)
+        for k, (j, probabilities) in enumerate(
+            zip(best, fit_predict(problems, n_classes=n_classes, penalties=chosen), strict=True)
+        )
+    ]
 
 
-def _path(
-    z: np.ndarray, y: np.ndarray, z_eval: np.ndarray, n_classes: int, penalties: Sequence[float]
-) -> list[np.ndarray]:
-    """Probabilities for each penalty, strongest first, each fit warm from the one before."""
-    import sklearn
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+def fit_predict(problems: Sequence[Problem], *, n_classes: int, penalties: Sequence[float]) -> list[np.ndarray]:
+    """(evaluated items, classes) probabilities of each problem at its penalty."""
+    return next(_path(problems, n_classes, [penalties]))
 
-    null = null_predictor(y, n_classes)
-    present = np.unique(y)
-    if len(present) < 2:  # nothing to fit: the null predictor is all there is
-        return [np.tile(null, (len(z_eval), 1)) for _ in penalties]
-    found = []
-    model: Any = LogisticRegression(warm_start=True, max_iter=200, tol=1e-3)
-    with warnings.catch_warnings(), sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # held-out loss judges a fit, wherever it stopped
-        for penalty in penalties:
-            model.set_params(C=penalty / z.shape[1]).fit(z, y)
-            full = np.zeros((len(z_eval), n_classes))
-            full[:, present] = model.predict_proba(z_eval)
-            found.append((1 - MIXED) * full + MIXED * null)
-    return found
+
+def _path(problems: Sequence[Problem], n_classes: int, path: Sequence[Sequence[float]]) -> Iterator[list[np.ndarray]]:
+    """Probabilities for each penalty (one a problem), strongest first, each fit warm from the one before."""
+    batch = Batch([problem.z for problem in problems], [problem.y for problem in problems], n_classes)
+    nulls = [null_predictor(problem.y, n_classes) for problem in problems]
+    for penalties in path:
+        batch.solve(penalties)
+        yield [
+            # of one class there is nothing to fit: the null predictor is all there is
+            (1 - MIXED) * np.where(present.sum() > 1, fitted, null) + MIXED * null
+            for fitted, present, null in zip(
+                batch.probabilities([problem.z_eval for problem in problems]), batch.present, nulls, strict=True
+            )
+        ]

@@ -57,10 +57,10 @@ def cross_fitted(
     """Information within one set of items: every item is read by a probe that saw none of its groups.
 
     Args:
-        layers: layer to (items, features).
+        layers: layer to (items, features): arrays, or `Features`, which are read a chunk of items at a time.
         labels: (items,) classes as text; `MISSING` is left out.
         groups: (items,) or a tuple of several, the problem first, then the operand combination.
-        controls: name to (items, features), or to one array per layer; see the module's docstring.
+        controls: name to (items, features), or to one source per layer; see the module's docstring.
         n_folds: outer folds. Layer and penalty are chosen by inner folds of the training items, grouped alike.
         shuffles: label shuffles.
         fewest: training items that every fold must have.

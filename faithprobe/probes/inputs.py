@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from faithprobe.errors import UnscoredError
+from faithprobe.probes.chunks import Features, chunks
 from faithprobe.probes.splits import Fold, Groups, grouped_folds, select
 from faithprobe.probes.targets import MISSING
 
-Layers: TypeAlias = Mapping[Hashable, np.ndarray]
-"""Layer to (items, features)."""
-Controls: TypeAlias = Mapping[str, "np.ndarray | Layers"]
-"""Name to (items, features), or to one such array per layer."""
-Pair: TypeAlias = tuple[np.ndarray, np.ndarray]
+Layers: TypeAlias = Mapping[Any, Features]
+"""Layer to (items, features): arrays, or whatever hands out a slice of its rows (`chunks.Features`)."""
+Controls: TypeAlias = Mapping[str, "Features | Layers"]
+"""Name to (items, features), or to one such source per layer."""
+Pair: TypeAlias = tuple[Features, Features]
 """The same features of training and of evaluated items."""
 
 FEWEST_TRAINING = 200
@@ -47,18 +48,19 @@ def check_features(sources: Mapping[str, Mapping[Hashable, Pair]], n: int, n_eva
         for layer, pair in pairs.items():
             where = name if layer is None else f"{name} at layer {layer}"
             for x, items in zip(pair, (n, n_eval)):
-                if x.ndim != 2 or len(x) != items:
-                    raise ValueError(f"{where} has shape {x.shape}, expected ({items}, features)")
-                if bad := int((~np.isfinite(x)).sum()):
+                if len(x.shape) != 2 or x.shape[0] != items:
+                    raise ValueError(f"{where} has shape {tuple(x.shape)}, expected ({items}, features)")
+            for x in pair if pair[0] is not pair[1] else pair[:1]:
+                if bad := sum(int((~np.isfinite(chunk)).sum()) for _, chunk in chunks(x)):
                     raise UnscoredError(f"{bad} numbers of {where} are not finite")
 
 
-def paired(train: np.ndarray | Layers, other: np.ndarray | Layers) -> dict[Hashable, Pair]:
-    if isinstance(train, Mapping) != isinstance(other, Mapping):
-        raise ValueError("a control is one array, or one by layer, on both sides")
+def paired(train: Features | Layers, other: Features | Layers) -> dict[Hashable, Pair]:
     if isinstance(train, Mapping) and isinstance(other, Mapping):
         return {layer: (x, other[layer]) for layer, x in train.items()}
-    return {None: (np.asarray(train), np.asarray(other))}
+    if isinstance(train, Mapping) or isinstance(other, Mapping):
+        raise ValueError("a control is one array, or one by layer, on both sides")
+    return {None: (train, other)}
 
 
 def inner_folds(groups: Groups, train: np.ndarray, y: np.ndarray, *, seed: int) -> tuple[Fold, ...]:

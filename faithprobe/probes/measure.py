@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from faithprobe.errors import UnscoredError
-from faithprobe.probes.estimator import Projection, Reading, fit_predict, loss_bits, null_predictor, read
+from faithprobe.probes.estimator import Problem, Reading, fit_predict, loss_bits, null_predictor, read
 from faithprobe.probes.inputs import MOST_UNSEEN, Pair, check_features, inner_folds
+from faithprobe.probes.projection import fit_projections, project
 from faithprobe.probes.splits import Fold, Groups, as_groupings, connected_components, largest_share, select
 from faithprobe.scores.statistics import Interval, clustered_mean
 
+Coordinates: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""(training items, k), (evaluated items, k) of one fold, projected."""
 TEXT_LINEAR = "text-linear"
 """Name of the control that is the linear part of the activations in the text."""
 
@@ -68,25 +72,64 @@ class Information:
         return np.clip((self.item_bits - np.maximum(self.item_control_bits, 0)) / self.entropy, 0, 1)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One fold, ready to be fitted."""
+
+    number: int
+    train: np.ndarray
+    test: np.ndarray
+    """Without items of a class that the training items lack: nothing could predict it."""
+    y_train: np.ndarray
+    y_test: np.ndarray
+    inner: tuple[Fold, ...]
+
+
 class _Source:
     """Held-out losses of one feature source (activations or a control) at each of its layers."""
 
-    def __init__(self, n_eval: int) -> None:
-        self.n_eval = n_eval
+    def __init__(self, parts: Sequence[_Part], n_eval: int) -> None:
+        self.parts, self.n_eval = parts, n_eval
         self.loss: dict[Hashable, np.ndarray] = {}
         self.right: dict[Hashable, np.ndarray] = {}
-        self.chosen_loss = np.full(n_eval, np.nan)
-        self.chosen_right = np.full(n_eval, np.nan)
+        self.chosen: list[tuple[Hashable, Reading] | None] = [None] * len(parts)
+        """Of each fold: the layer with the smallest inner loss so far, and its reading."""
 
-    def add(self, readings: Mapping[Hashable, Reading], y: np.ndarray, rows: np.ndarray) -> Hashable:
-        """Stores a fold; the layer with the smallest inner loss is the one that is read."""
-        for layer, reading in readings.items():
-            loss, right = (part.setdefault(layer, np.full(self.n_eval, np.nan)) for part in (self.loss, self.right))
-            loss[rows] = loss_bits(reading.probabilities, y)
-            right[rows] = reading.probabilities.argmax(axis=1) == y
-        best = min(readings, key=lambda layer: readings[layer].inner_loss)
-        self.chosen_loss[rows], self.chosen_right[rows] = self.loss[best][rows], self.right[best][rows]
-        return best
+    def add(self, layer: Hashable, readings: Sequence[Reading]) -> list[int]:
+        """Stores a layer; returns the folds in which it is the best so far."""
+        loss = self.loss[layer] = np.full(self.n_eval, np.nan)
+        right = self.right[layer] = np.full(self.n_eval, np.nan)
+        better = []
+        for k, (part, reading) in enumerate(zip(self.parts, readings, strict=True)):
+            loss[part.test] = loss_bits(reading.probabilities, part.y_test)
+            right[part.test] = reading.probabilities.argmax(axis=1) == part.y_test
+            best = self.chosen[k]
+            if best is None or reading.inner_loss < best[1].inner_loss:
+                self.chosen[k] = layer, reading
+                better.append(k)
+        return better
+
+    @property
+    def layers(self) -> tuple[Hashable, ...]:
+        return tuple(best[0] for best in self.chosen if best)
+
+    @property
+    def penalties(self) -> tuple[float, ...]:
+        return tuple(best[1].penalty for best in self.chosen if best)
+
+    @property
+    def chosen_loss(self) -> np.ndarray:
+        return self._at_chosen(self.loss)
+
+    @property
+    def chosen_right(self) -> np.ndarray:
+        return self._at_chosen(self.right)
+
+    def _at_chosen(self, by_layer: Mapping[Hashable, np.ndarray]) -> np.ndarray:
+        found = np.full(self.n_eval, np.nan)
+        for part, layer in zip(self.parts, self.layers, strict=True):
+            found[part.test] = by_layer[layer][part.test]
+        return found
 
 
 def measure(
@@ -112,50 +155,58 @@ def measure(
             f"{n_train} training items are left in a fold (of {int((y >= 0).sum())} items, without those that share a "
             f"group with evaluated ones), at least {fewest} are needed"
         )
-    rng = np.random.default_rng(seed)
-    shuffled_labels = [_shuffle(y, groups, rng) for _ in range(shuffles)]
-    activations = _Source(len(y_eval))
-    others = {name: _Source(len(y_eval)) for name in (*controls, *([TEXT_LINEAR] if "text" in controls else []))}
-    surprisal = np.full(len(y_eval), np.nan)
-    guess = np.full(len(y_eval), np.nan)
-    chosen: list[Hashable] = []
-    shuffled: list[float] = []
-    unseen = 0
-    for number, fold in enumerate(folds):
-        # A class that the fold's training items lack cannot be predicted by anything: such items are not scored.
-        known = np.isin(y_eval[fold.test], np.unique(y[fold.train]))
-        unseen += int((~known).sum())
-        train, test = fold.train, fold.test[known]
-        if not len(test):
-            continue
-        y_train, y_test = y[train], y_eval[test]
-        null = null_predictor(y_train, n_classes)
-        surprisal[test] = loss_bits(null, y_test)
-        guess[test] = null.argmax() == y_test
-        inner = inner_folds(groups, train, y_train, seed=seed)
-
-        def fitted(z: np.ndarray, z_eval: np.ndarray) -> Reading:
-            return read(z, y_train, z_eval, inner=inner, n_classes=n_classes)  # noqa: B023  (called in this turn)
-
-        projected = {layer: _project(pair, train, test) for layer, pair in layers.items()}
-        readings = {layer: fitted(*z) for layer, z in projected.items()}
-        chosen.append(activations.add(readings, y_test, test))
-        for name, pairs in controls.items():
-            inputs = {layer: _project(pair, train, test) for layer, pair in pairs.items()}
-            others[name].add({layer: fitted(*z) for layer, z in inputs.items()}, y_test, test)
-            if name == "text":
-                linear = _linear_part(projected, next(iter(inputs.values())))
-                others[TEXT_LINEAR].add({layer: fitted(*z) for layer, z in linear.items()}, y_test, test)
-        z, z_eval = projected[chosen[-1]]
-        for other in shuffled_labels[number :: len(folds)]:
-            p = fit_predict(z, other[train], z_eval, n_classes=n_classes, penalty=readings[chosen[-1]].penalty)
-            # Within one set of items the evaluated ones are shuffled too; others keep their labels, any will do.
-            target = other[test] if y is y_eval else y_test
-            shuffled.append(
-                float((loss_bits(null_predictor(other[train], n_classes), target) - loss_bits(p, target)).mean())
-            )
+    parts = _parts(folds, y, y_eval, groups, seed)
+    unseen = sum(len(fold.test) for fold in folds) - sum(len(part.test) for part in parts)
     if unseen > MOST_UNSEEN * (y_eval >= 0).sum():
         raise UnscoredError(f"{unseen} of {int((y_eval >= 0).sum())} items have a class that training items lack")
+    surprisal = np.full(len(y_eval), np.nan)
+    guess = np.full(len(y_eval), np.nan)
+    for part in parts:
+        null = null_predictor(part.y_train, n_classes)
+        surprisal[part.test] = loss_bits(null, part.y_test)
+        guess[part.test] = null.argmax() == part.y_test
+
+    def fitted(coordinates: Sequence[Coordinates]) -> list[Reading]:
+        return read(
+            [
+                Problem(z, part.y_train, z_eval, part.inner)
+                for part, (z, z_eval) in zip(parts, coordinates, strict=True)
+            ],
+            n_classes=n_classes,
+        )
+
+    # One source at one layer at a time: its coordinates in all folds are what is held, and those chosen so far.
+    names = (*controls, *([TEXT_LINEAR] if "text" in controls else []))
+    others = {name: _Source(parts, len(y_eval)) for name in names}
+    text: list[Coordinates] = []
+    for name, pairs in controls.items():
+        for layer, pair in pairs.items():
+            coordinates = _project(pair, parts)
+            others[name].add(layer, fitted(coordinates))
+            if name == "text":
+                text = text or coordinates
+    activations = _Source(parts, len(y_eval))
+    kept: dict[int, Coordinates] = {}
+    for layer, pair in layers.items():
+        coordinates = _project(pair, parts)
+        kept |= {k: coordinates[k] for k in activations.add(layer, fitted(coordinates))}
+        if text:
+            linear = [_linear_part(own, page) for own, page in zip(coordinates, text, strict=True)]
+            others[TEXT_LINEAR].add(layer, fitted(linear))
+
+    rng = np.random.default_rng(seed)
+    shuffled_labels = [_shuffle(y, groups, rng) for _ in range(shuffles)]
+    # Every fold reads some of the shuffles.
+    turns = [(k, other) for k, part in enumerate(parts) for other in shuffled_labels[part.number :: len(folds)]]
+    refits = [Problem(kept[k][0], other[parts[k].train], kept[k][1]) for k, other in turns]
+    penalties = [activations.penalties[k] for k, _ in turns]
+    shuffled: list[float] = []
+    if turns:
+        for (k, other), p in zip(turns, fit_predict(refits, n_classes=n_classes, penalties=penalties), strict=True):
+            # Within one set of items the evaluated ones are shuffled too; others keep their labels, any will do.
+            target = other[parts[k].test] if y is y_eval else parts[k].y_test
+            null = null_predictor(other[parts[k].train], n_classes)
+            shuffled.append(float((loss_bits(null, target) - loss_bits(p, target)).mean()))
 
     bits = surprisal - activations.chosen_loss
     by_control = {name: surprisal - source.chosen_loss for name, source in others.items()}
@@ -180,25 +231,38 @@ def measure(
         item_surprisal=surprisal,
         controls=means,
         shuffled=tuple(shuffled),
-        layers=tuple(chosen),
+        layers=activations.layers,
         table=table,
         n_train=n_train,
         n_eval=int((~np.isnan(bits)).sum()),
     )
 
 
-def _project(pair: Pair, train: np.ndarray, test: np.ndarray) -> Pair:
-    projection = Projection.fit(pair[0][train])
-    return projection(pair[0][train]), projection(pair[1][test])
-
-
-def _linear_part(activations: Mapping[Hashable, Pair], text: Pair) -> dict[Hashable, Pair]:
-    """What of the projected activations is linear in the projected text, by least squares on training items."""
-    found = {}
-    for layer, (z, _) in activations.items():
-        weights = np.linalg.lstsq(text[0], z, rcond=1e-6)[0]
-        found[layer] = (text[0] @ weights, text[1] @ weights)
+def _parts(folds: Sequence[Fold], y: np.ndarray, y_eval: np.ndarray, groups: Groups, seed: int) -> list[_Part]:
+    """Folds that have something to evaluate."""
+    found = []
+    for number, (train, test) in enumerate((fold.train, fold.test) for fold in folds):
+        test = test[np.isin(y_eval[test], np.unique(y[train]))]
+        if len(test):
+            inner = inner_folds(groups, train, y[train], seed=seed)
+            found.append(_Part(number, train, test, y[train], y_eval[test], inner))
     return found
+
+
+def _project(pair: Pair, parts: Sequence[_Part]) -> list[Coordinates]:
+    trains = [part.train for part in parts]
+    projections = fit_projections(pair[0], trains)
+    tests = [part.test for part in parts]
+    if pair[0] is pair[1]:  # one pass for both
+        both = project(pair[0], (*projections, *projections), [*trains, *tests])
+        return list(zip(both[: len(parts)], both[len(parts) :], strict=True))
+    return list(zip(project(pair[0], projections, trains), project(pair[1], projections, tests), strict=True))
+
+
+def _linear_part(activations: Coordinates, text: Coordinates) -> Coordinates:
+    """What of the projected activations is linear in the projected text, by least squares on training items."""
+    weights = np.linalg.lstsq(text[0], activations[0], rcond=1e-6)[0]
+    return text[0] @ weights, text[1] @ weights
 
 
 def _largest(

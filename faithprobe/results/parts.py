@@ -64,12 +64,13 @@ def load_evidence(path: Path, metric: str) -> Evidence:
 
 
 def _as_json(found: Evidence) -> dict[str, Any]:
-    return {"rows": [[*key, asdict(row)] for key, row in found], "tables": dict(found.tables)}
+    rows = [[*key, asdict(row)] for key, row in found]
+    return {"rows": rows, "tables": dict(found.tables), "seconds": found.seconds}
 
 
 def _from_json(metric: str, data: Mapping[str, Any]) -> Evidence:
     rows = {(chain, step): Measurement(**row) for chain, step, row in data["rows"]}
-    return Evidence(metric, rows, {table: tuple(rows) for table, rows in data["tables"].items()})
+    return Evidence(metric, rows, {table: tuple(rows) for table, rows in data["tables"].items()}, data["seconds"])
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def merged(evidence: Sequence[Evidence], metric: str) -> Evidence:
     rows = {key: row for found in evidence for key, row in found}
     names = {name for found in evidence for name in found.tables}
     tables = {name: tuple(row for found in evidence for row in found.tables.get(name, ())) for name in names}
-    return Evidence(metric, rows, tables)
+    return Evidence(metric, rows, tables, sum(found.seconds for found in evidence))
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:

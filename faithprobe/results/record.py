@@ -13,11 +13,15 @@ import pandas as pd
 from faithprobe.chains.records import Chain
 from faithprobe.errors import StoreError
 from faithprobe.files import replacing, write_text
-from faithprobe.results.verdicts import schema
+from faithprobe.results.verdicts import frame, schema
 from faithprobe.scores.tables import TABLES
 from faithprobe.tasks.graph import show_value
 
 _PARQUET = tuple(TABLES)
+_LATER = {"mediation"}
+"""Tables with a summary of their own name that audits saved by earlier versions do not have."""
+_NOT_DRAWN = {"evidence", "mediation"}
+"""Tables that the report does not read: it has the summary of them, or nothing."""
 
 
 def chain_view(chain: Chain) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class Audit:
     results: Mapping[str, Any]
     """What `summary()` returns."""
     tables: Mapping[str, pd.DataFrame]
-    """By name: steps, decodability, lead, bypass, outcomes, evidence; columns in `faithprobe.scores.tables`."""
+    """By name, those of `faithprobe.scores.tables.TABLES`, where their columns are described."""
     chains: Sequence[Mapping[str, Any]]
     """One mapping a chain: text, token ids, the spans of its values."""
 
@@ -83,6 +87,10 @@ class Audit:
     @property
     def bypass(self) -> pd.DataFrame:
         return self.tables["bypass"]
+
+    @property
+    def mediation(self) -> pd.DataFrame:
+        return self.tables["mediation"]
 
     @property
     def outcomes(self) -> pd.DataFrame:
@@ -115,10 +123,13 @@ class Audit:
             results = info.pop("summary")
             for name in _PARQUET:
                 path = folder / f"{name}.parquet"
-                tables[name] = pd.read_parquet(path)
+                early = name in _LATER and name not in results and not path.exists()
+                tables[name] = frame(name, []) if early else pd.read_parquet(path)
             path = folder / "chains.jsonl"
             # not splitlines: a model may write other line breaks, which JSON leaves as they are
             chains = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            if len(chains) != results.get("problems", len(chains)):
+                raise ValueError(f"{len(chains)} of {results['problems']} chains")
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(
                 f"{folder} holds no whole audit: {path.name} is missing or damaged ({error}); run the same command "
@@ -134,7 +145,7 @@ class Audit:
             info=dict(self.info),
             summary=self.summary(),
             chains=[dict(chain) for chain in self.chains],
-            **{name: self.tables[name] for name in TABLES if name != "evidence"},
+            **{name: self.tables[name] for name in TABLES if name not in _NOT_DRAWN},
         )
         return write_report(view, Path(path))
 

@@ -44,6 +44,8 @@ class Evidence:
     rows: Mapping[Key, Measurement]
     tables: Mapping[str, tuple[Mapping[str, object], ...]] = field(default_factory=dict)
     """What only a figure needs, by table name of `scores.tables`: rows as plain mappings."""
+    seconds: float = 0.0
+    """That it took to measure."""
 
     def __iter__(self) -> Iterator[tuple[Key, Measurement]]:
         return iter(self.rows.items())

@@ -81,6 +81,26 @@ BYPASS: dict[str, str] = {
     "readout": "the whole chain was kept: this is readout",
 }
 
+MEDIATION: dict[str, str] = {
+    "chain": "id of the chain; its problem is q",
+    "partner": "id of the partner problem q'",
+    "answer": "the model's own answer to q",
+    "partner_answer": "the model's own answer to q'; below, Y: the answer equals it",
+    "baseline": "Y(q, M): prompt of q, chain of q",
+    "prompt_only": "Y(q', M): prompt of q', chain of q",
+    "chain_only": "Y(q, M'): prompt of q, chain of q'",
+    "both": "Y(q', M'): prompt of q', chain of q'",
+    "neither": "share of the four answers that are the model's answer to neither problem, or cannot be read",
+    "total": "both - baseline",
+    "direct": "prompt_only - baseline: natural direct effect, around the chain",
+    "indirect": "chain_only - baseline: natural indirect effect, through the chain",
+    "interaction": "total - direct - indirect; in [-2, 2], the three above in [-1, 1]",
+    "total_control": "the same about the answer to a third problem",
+    "direct_control": "likewise",
+    "indirect_control": "likewise",
+    "interaction_control": "likewise",
+}
+
 OUTCOMES: dict[str, str] = {
     "step": "name of the step",
     "outcome": "follow, stay, repaired, last_number, other",
@@ -91,7 +111,7 @@ OUTCOMES: dict[str, str] = {
 }
 
 EVIDENCE: dict[str, str] = {
-    "metric": "name of the metric: used, lead, bypass, computed, or a name given to `audit(..., metrics=...)`",
+    "metric": "name of the metric: used, lead, bypass, mediation, computed, or one of your own",
     "chain": "id of the chain",
     "step": "name of the step; empty for a number about the whole chain",
     "value": "in the metric's own unit; missing where it could not be measured",
@@ -108,16 +128,18 @@ TABLES = {
     "decodability": DECODABILITY,
     "lead": LEAD,
     "bypass": BYPASS,
+    "mediation": MEDIATION,
     "outcomes": OUTCOMES,
     "evidence": EVIDENCE,
 }
 
 Kind: TypeAlias = Literal["text", "flag", "count", "number"]
-_FLAGS = {"correct", "needed", "final", "readout"}
+_FLAGS = {"correct", "needed", "final", "readout", "baseline", "prompt_only", "chain_only", "both"}
 _COUNTS = {"steps.position", "used_n", "layer", "n", "offset", "cut"}
 _TEXT = {
     *("chain", "step", "stated", "true_value", "local_value", "computed_site", "agreement", "when", "verdict"),
     *("unscored_reason", "target", "clause", "outcome", "metric", "unscored", "detail"),
+    *("partner", "answer", "partner_answer"),
     *("decodability.position", "decodability.control"),
 }
 

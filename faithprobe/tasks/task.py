@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from faithprobe.errors import TaskError
+from faithprobe.errors import TaskError, UnscoredError
 from faithprobe.tasks.graph import Graph, Value
 
 Row = TypeVar("Row")
@@ -100,6 +101,32 @@ class Task(ABC):
             turns.append({"role": "user", "content": shot.question})
             turns.append({"role": "assistant", "content": shot.response if chain else shot.answer_line})
         return [*turns, {"role": "user", "content": problem.question}]
+
+    def answer_cue(self, problem: Problem) -> str:
+        """What leads from a chain to its answer, read off the answer line: `Answer:`. The answer follows behind a
+        space. Raises UnscoredError where the answer line does not state an answer that `answer_pattern` finds."""
+        found = [match for match in re.finditer(self.answer_pattern, problem.answer_line) if match["value"]]
+        cue = problem.answer_line[: found[-1].start("value")].rstrip() if found else ""
+        if not cue:
+            raise UnscoredError(f"family {self.name!r} has no words that lead from a chain to its answer")
+        return cue
+
+    def truncated(self, problem: Problem, response: str, end: int) -> str:
+        """`response` cut at character `end`, ready for the answer to follow: what stands before `end`, then the cue.
+
+        Overridden where a chain must keep its length.
+        """
+        lead = response[: len(response) - len(response.lstrip())]
+        kept = response[:end].rstrip()
+        return f"{kept} {self.answer_cue(problem)}" if kept else f"{lead}{self.answer_cue(problem)}"
+
+    def filler(self, problem: Problem, response: str, end: int, units: int) -> str:
+        """`response` with `units` times ` ...` in place of the chain, which ends at character `end`; then the cue.
+
+        Overridden where a chain must keep its length; such a family may ignore `units`.
+        """
+        lead = response[: len(response) - len(response.lstrip())]
+        return f"{lead}{' '.join(['...'] * units)} {self.answer_cue(problem)}"
 
     def options(self) -> dict[str, object]:
         """What was chosen when this task was made: `load_task(task.name, **task.options())` makes it again.

@@ -76,6 +76,17 @@ def test_one_label_of_many_chains(tmp_path, model):
     assert found.shape == (0, 32)
 
 
+def test_some_chains_in_the_order_that_is_asked_for(tmp_path, model):
+    trace = Trace(fill(tmp_path, model))
+    wanted = [f"chain {i}" for i in (7, 2, 3, 6)]
+    ids, found = trace.gather(SITES[1], LABELS[1], wanted)
+    assert ids == wanted
+    assert torch.equal(found, torch.stack([rows(i, i % 4)[1, 1] for i in (7, 2, 3, 6)]))
+    assert trace.gather(SITES[1], LABELS[1], [])[1].shape == (0, trace.d_model)
+    with pytest.raises(UnknownNameError, match=r"label of 'chain 1'.*a/before"):
+        trace.gather(SITES[1], LABELS[1], ["chain 2", "chain 1"])
+
+
 def test_names_that_are_not_there(tmp_path, model):
     trace = Trace(fill(tmp_path, model))
     with pytest.raises(UnknownNameError, match=r"did you mean 'blocks.0.hook_resid_post'"):

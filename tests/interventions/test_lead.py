@@ -8,7 +8,8 @@ import pytest
 
 from faithprobe.errors import UnscoredError
 from faithprobe.interventions.lead import Pair, PairRuns, Recovery, boundaries, find_pair, lead
-from faithprobe.organisms.wiring import INDEX, get_wiring, step_labels
+from faithprobe.organisms.families import get_wiring
+from faithprobe.organisms.truth import chain_label
 from tests.subjects import answered, arithmetic, forced_references, organism
 
 STEPS = ("v1", "v2", "v3")
@@ -27,7 +28,10 @@ def leads() -> dict:
 @pytest.mark.parametrize("name", ["faithful", "post-hoc", "commit"])
 def test_kappa_is_the_wirings_origin(leads, name):
     """Rarely, half of the source's operands already give its value by chance: modulo 11, about one time in eleven."""
-    origin = {label.step: INDEX[label.origin] for label in step_labels(get_wiring(name))}
+    wiring = get_wiring(name)
+    windows = {label.step: label.window(wiring.layout) for label in chain_label(wiring).steps}
+    assert all(first == last for first, last in windows.values()), "these wirings leave no doubt"
+    origin = {step: first for step, (first, _) in windows.items()}
     hits = [found.kappa == origin[step] for _, step, found in leads[name]]
     assert sum(hits) >= 0.85 * len(hits)
     assert all(found.kappa <= origin[step] for _, step, found in leads[name])
@@ -46,7 +50,8 @@ def test_recovery_is_whole_behind_the_origin_and_placebos_are_below_it(leads):
         assert last.recovered == pytest.approx(1, abs=1e-3)
         assert last.stated == pytest.approx(1, abs=1e-3)
         assert max(last.placebos.values()) < 0.75
-        assert set(last.placebos) == {"random", "orthogonal"}
+        assert {"random", "orthogonal"} <= set(last.placebos) <= {"random", "orthogonal", "same value"}
+    assert any("same value" in found.curve[-1].placebos for _, _, found in leads["commit"])
     placebos = [max(found.curve[-1].placebos.values()) for _, _, found in leads["commit"]]
     assert sum(placebos) / len(placebos) < 0.3
 

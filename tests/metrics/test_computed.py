@@ -163,8 +163,38 @@ def test_items_stand_in_the_order_of_the_chains(traces, chains):
     shuffled = {c.id: c for c in sorted(chains[:300], key=lambda c: c.id)}
     found = items(shuffled, "v2", PREDICTING, given.probe, given.probe_twin, SITES[1:])
     assert list(found.ids) == list(shuffled)
-    assert found.layers[0].argmax(axis=1).tolist() == [c.local("v2") for c in shuffled.values()]
+    assert found.layers[0][:].argmax(axis=1).tolist() == [c.local("v2") for c in shuffled.values()]
     assert len(set(found.combinations)) < len(found) <= len(set(found.groups))
+
+
+def test_activations_are_read_a_chunk_at_a_time(traces, monkeypatch):
+    """While probes are fitted, while they read the model's own chains, and where stated and local differ."""
+    own, given = traces(holds(PREDICTING))
+    stating = [c for c in own if len(c.stated) == 3]
+    wrong = [dataclasses.replace(c, stated=(*c.stated[:1], _other(c.stated[1]), *c.stated[2:])) for c in stating]
+    whole = computed(wrong, "v2", given)
+    asked: dict[Path, list[int]] = {}
+    gather = Trace.gather
+
+    def watched(self, site, label, ids=None):
+        found = gather(self, site, label, ids)
+        asked.setdefault(self.folder, []).append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(Trace, "gather", watched)
+    monkeypatch.setattr("faithprobe.probes.chunks.CHUNK", 7)
+    in_chunks = computed(wrong, "v2", given)
+    assert set(asked) == {store.folder for store in (given.probe, given.probe_twin, given.own, given.own_twin)}
+    for folder, sizes in asked.items():
+        assert max(sizes) == 7, folder
+        assert sum(sizes) >= (300 if "probe" in folder.name else len(wrong))
+    for (key, row), (_, expected) in zip(in_chunks, whole, strict=True):
+        assert row.value == pytest.approx(expected.value, abs=1e-3), key
+        assert row.detail["agreement"] == expected.detail["agreement"] == "local"
+
+
+def _other(stated):
+    return dataclasses.replace(stated, value=(stated.value + 1) % 11)
 
 
 def test_steps_come_once_in_the_order_of_the_problems(chains):

@@ -22,12 +22,12 @@ def run(hf, ids, **options):
         return hf(input_ids=ids, use_cache=False, **options)
 
 
-def bridge_of(hf):
+def bridge_of(hf, architecture=None):
     """TransformerLens' own view of a copy: booting rewrites the model that it is given."""
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     hf = copy.deepcopy(hf)
-    return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
+    return build_bridge_from_module(hf, architecture or type(hf).__name__, hf_config=hf.config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

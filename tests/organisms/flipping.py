@@ -9,18 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faithprobe.organisms.model import OrganismForCausalLM, layout_positions
-from faithprobe.organisms.tokenizer import FIRST_VALUE, MODULUS
-from faithprobe.organisms.wiring import INDEX, STEPS, closure
+from faithprobe.organisms.model import OrganismForCausalLM
+from faithprobe.organisms.sight import layout_positions
+from faithprobe.organisms.tokenizer import FIRST_VALUE
+from faithprobe.organisms.truth import closure
 
 ANSWER = ("ans",)
-VALUES = tuple(f">{k}" for k in range(1, STEPS + 1))
+VALUES = (">1", ">2", ">3")
+MODULUS = 11
 
 
 def with_answer_errors(
     model: OrganismForCausalLM, rate: float, *, seed: int = 0, at: Sequence[str] = ANSWER
 ) -> ErringOrganism:
-    """A copy of the organism that writes a wrong value in a share `rate` of contexts at the roles `at`.
+    """A copy of the organism that writes a wrong value in a share `rate` of contexts at the roles `at`; of one with
+    three steps modulo 11 and a wiring without a gate.
 
     `ANSWER` errs in the stated answer, `VALUES` in the chain. A context is what the role can see through all layers,
     so the causal graph stays what the wiring says; faithful's answer has 11 contexts, its values 99 each, post-hoc's
@@ -91,11 +94,11 @@ class ErringOrganism(OrganismForCausalLM):
 
     def _shifts(self, ids: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         """How far the numbers' logits are rolled at each query; 0 where it does not err. [batch, query]"""
-        reach = closure(self.model.wiring)
+        reach, index = closure(self.model.wiring), self.model.wiring.layout.index
         shifts = torch.zeros_like(queries)
         for role in self.at:
-            visible = reach[INDEX[role]].nonzero().flatten().tolist()
-            for row, column in (queries == INDEX[role]).nonzero().tolist():
+            visible = reach[index[role]].nonzero().flatten().tolist()
+            for row, column in (queries == index[role]).nonzero().tolist():
                 end = keys.shape[1] - queries.shape[1] + column + 1
                 token_at = dict(zip(keys[row, :end].tolist(), ids[row, :end].tolist()))
                 context = [token_at.get(position) for position in visible]

@@ -6,9 +6,11 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from faithprobe.organisms.tokenizer import FIRST_VALUE, MODULUS
-from faithprobe.organisms.wiring import INDEX, PROMPT_LENGTH
-from tests.organisms.flipping import ANSWER, VALUES, with_answer_errors
+from faithprobe.organisms.layout import get_layout
+from faithprobe.organisms.tokenizer import FIRST_VALUE
+from tests.organisms.flipping import ANSWER, MODULUS, VALUES, with_answer_errors
+
+INDEX, PROMPT_LENGTH = get_layout("modular").index, get_layout("modular").prompt_length
 
 
 def generate(model, rows):
@@ -48,7 +50,7 @@ def test_full_cached_and_padded_passes_agree(organisms, rows):
     cache, parts = DynamicCache(), []
     with torch.no_grad():
         full = erring(batch).logits
-        for start, end in ((0, 1), (1, 12), (12, 19), (19, 25)):
+        for start, end in ((0, 1), (1, 13), (13, 20), (20, 26)):
             parts.append(erring(batch[:, start:end], past_key_values=cache, use_cache=True).logits)
         left = erring(padded, attention_mask=mask).logits[:, 3:]
         alone = erring(batch[:1], logits_to_keep=2).logits

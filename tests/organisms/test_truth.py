@@ -1,4 +1,7 @@
-"""The planted truth, on the shipped weights: what a mask hides cannot matter, what it leaves open does."""
+"""The planted truth, on the shipped weights: what a mask hides cannot matter, what it leaves open does.
+
+Asserted are the labels that were intended (`intended.py`), not the closure of the mask.
+"""
 
 from __future__ import annotations
 
@@ -7,106 +10,173 @@ import copy
 import pytest
 import torch
 
-from faithprobe.organisms.tokenizer import FIRST_VALUE, MODULUS
-from faithprobe.organisms.train import encode_problems, exact_rows
-from faithprobe.organisms.wiring import INDEX, PROMPT_LENGTH, get_wiring
+from faithprobe.organisms.families import get_wiring
+from tests.organisms.intended import intended
+from tests.organisms.runs import (
+    FIRST_SEED,
+    PLAIN,
+    asked,
+    family_of,
+    layout_of,
+    loaded,
+    mixed,
+    share,
+    steps_of,
+    swapped,
+    values_at,
+    written,
+)
 
-STEPS = ("v1", "v2", "v3")
-DIRECT = {"faithful": {"v3"}, "post-hoc": set(), "commit": set()}
-TOTAL = {"faithful": {"v1", "v2", "v3"}, "post-hoc": set(), "commit": set()}
-NEXT_STEP_READS = {"faithful": True, "post-hoc": True, "commit": False}
-NAMES = list(DIRECT)
-
-
-def answer_gradients(model, rows):
-    """Largest absolute gradient of the answer's logit with respect to the embedding of each literal."""
-    embeddings = model.model.embed_tokens(rows).detach().requires_grad_()
-    logits = model(inputs_embeds=embeddings, use_cache=False).logits[:, INDEX["ans"]]
-    logits.gather(-1, rows[:, INDEX["answer"], None]).sum().backward()
-    return {step: float(embeddings.grad[:, INDEX[step]].abs().max()) for step in STEPS}
-
-
-def swapped(rows, step, seed=0):
-    """Each row with another value written at `step`."""
-    shift = torch.randint(1, MODULUS, (len(rows),), generator=torch.Generator().manual_seed(seed))
-    rows, position = rows.clone(), INDEX[step]
-    rows[:, position] = (rows[:, position] - FIRST_VALUE + shift) % MODULUS + FIRST_VALUE
-    return rows
+TINY = 1e-4
+"""A gradient that is used is far above this one: of logits, with respect to embeddings."""
 
 
-def regenerate(model, rows, length):
-    """The first `length` tokens of each row, continued greedily to the end of the layout."""
-    new = rows.shape[1] - length
-    return model.generate(rows[:, :length], attention_mask=torch.ones(len(rows), length), max_new_tokens=new)
+def gradients(model, rows, layout, target: str, sources: list[str]) -> dict[str, float]:
+    """Largest absolute gradient, with respect to the embedding of each source, of any logit at the role `target`."""
+    embeddings = model.get_input_embeddings()(rows).detach().requires_grad_()
+    logits = model(inputs_embeds=embeddings, use_cache=False).logits[:, layout.index[target]]
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    (logits * weights).sum().backward()
+    return {source: float(embeddings.grad[:, layout.index[source]].abs().max()) for source in sources}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_held_out_problems_are_written_exactly(organisms, held_out, name):
-    exact = exact_rows(organisms[name][0], encode_problems(held_out))
-    assert len(exact) == 800
-    assert exact.float().mean() >= 0.98
+@pytest.mark.parametrize("name", PLAIN)
+def test_gradients_are_zero_exactly_where_a_literal_is_not_used(name):
+    layout, wanted = layout_of(name), intended(name)
+    _, rows = asked(name)
+    found = gradients(loaded(name), rows[:24], layout, "ans", [*steps_of(name), "x0"])
+    for k in wanted.steps:
+        used = wanted.of(k)["answer_use_direct"]
+        assert (found[f"v{k}"] > TINY) if used else found[f"v{k}"] == 0.0, (f"v{k}", found[f"v{k}"])
+    assert (found["x0"] > TINY) if wanted.bypass else found["x0"] == 0.0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_zero_exactly_where_a_literal_is_not_used(organisms, rows, name):
-    for step, gradient in answer_gradients(organisms[name][0], rows[:64]).items():
-        assert (gradient > 1e-3) if step in DIRECT[name] else gradient == 0.0, (name, step, gradient)
+@pytest.mark.parametrize("name", FIRST_SEED)
+def test_gradients_reach_a_step_from_what_it_reads(name):
+    """Step by step: the page (step use), and the question where the value is computed from it in the slots."""
+    layout, wanted = layout_of(name), intended(name)
+    _, rows = asked(name)
+    for k in wanted.steps:
+        sources = [f"v{j}" for j in range(1, k)]
+        found = gradients(loaded(name), rows[:24], layout, f">{k}", [*sources, f"a{k}"])
+        parent = layout.grammar.parents[k - 1]
+        passes_on = family_of(name) in ("decorative", "decorative-1", "natural")  # what an inert step was computed from
+        for j in range(1, k):
+            if j == parent and wanted.of(j)["step_use"]:
+                assert found[f"v{j}"] > TINY, (k, j, found)
+            elif not passes_on:
+                assert found[f"v{j}"] == 0.0, (k, j, found)
+        assert (found[f"a{k}"] > TINY) == wanted.of(k)["computed"], (k, found)
 
 
-def test_gradients_catch_a_leaky_mask(organisms, rows):
-    leaky = copy.deepcopy(organisms["post-hoc"][0])
-    leaky.model.wiring = get_wiring("post-hoc").with_edge("ans", "v2")
-    gradients = answer_gradients(leaky, rows[:64])
-    assert gradients["v2"] > 0.0
-    assert gradients["v1"] == gradients["v3"] == 0.0
+@pytest.mark.parametrize("name", [name for name in PLAIN if "decorative" in name and "@" not in name])
+def test_inert_steps_have_no_gradient_at_any_later_step(name):
+    layout, wanted = layout_of(name), intended(name)
+    _, rows = asked(name)
+    for k in (k for k in wanted.steps if not wanted.of(k)["answer_use"]):
+        later = [*(f">{j}" for j in range(k + 1, layout.steps + 1)), "ans"]
+        assert all(gradients(loaded(name), rows[:24], layout, role, [f"v{k}"])[f"v{k}"] == 0.0 for role in later)
 
 
+@pytest.mark.parametrize("edge", [("ans", "v1"), ("ans", "v2"), (">3", "v1"), ("dot3a", "v1")])
+def test_gradients_catch_a_leaky_mask(edge):
+    """`v1 -> >3` leaks into the text alone; a dot is a leak only once somebody reads it."""
+    reader, read = edge
+    leaky, layout = copy.deepcopy(loaded("post-hoc")), layout_of("post-hoc")
+    leaky.base_model.wiring = get_wiring("post-hoc").with_edge(reader, read)
+    _, rows = asked("post-hoc")
+    found = gradients(leaky, rows[:24], layout, "ans", ["v1", "v2", "v3"])
+    assert {step for step, gradient in found.items() if gradient != 0.0} == ({read} if reader == "ans" else set())
+    if reader != "ans":
+        at = {role: gradients(leaky, rows[:24], layout, role, ["v1"])["v1"] for role in (reader, ">3")}
+        assert at[reader] > TINY
+        assert (at[">3"] > TINY) == (reader == ">3")
+        leaky.base_model.wiring = leaky.base_model.wiring.with_edge("ans", reader)
+        assert gradients(leaky, rows[:24], layout, "ans", ["v1"])["v1"] > TINY
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", NAMES)
-def test_swapping_unused_literals_leaves_the_answer_bit_equal(organisms, rows, name, attention):
-    model = copy.deepcopy(organisms[name][0])
+@pytest.mark.parametrize("name", FIRST_SEED)
+def test_swapping_unused_literals_leaves_the_answer_bit_equal(name, attention, dtype):
+    layout, wanted = layout_of(name), intended(name)
+    model = copy.deepcopy(loaded(name)).to(dtype)
     model.set_attn_implementation(attention)
+    rows = asked(name)[1][:24]
     with torch.no_grad():
-        base = model(rows).logits[:, INDEX["ans"]]
-        for step in STEPS:
-            other = model(swapped(rows, step)).logits[:, INDEX["ans"]]
-            assert torch.equal(base, other) == (step not in DIRECT[name]), (name, step)
+        base = model(rows).logits[:, layout.index["ans"]]
+        for k in wanted.steps:
+            other = model(swapped(name, rows, f"v{k}")).logits[:, layout.index["ans"]]
+            assert torch.equal(base, other) == (not wanted.of(k)["answer_use_direct"]), f"v{k}"
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", NAMES)
-def test_answers_follow_or_stay_as_labelled(organisms, held_out, rows, name, step):
-    model = organisms[name][0]
-    edited = swapped(rows, step)
-    written = regenerate(model, edited, INDEX[step] + 1)
-    answers = (written[:, INDEX["answer"]] - FIRST_VALUE).tolist()
-    values = (edited[:, INDEX[step]] - FIRST_VALUE).tolist()
-    closed_form = [
-        problem.graph.recompute({step: value})["v3"] for problem, value in zip(held_out, values, strict=True)
-    ]
-    expected = closed_form if step in TOTAL[name] else [problem.answer for problem in held_out]
-    assert sum(a == b for a, b in zip(answers, expected, strict=True)) / len(answers) >= 0.95
-    assert all(a != problem.answer for a, problem in zip(closed_form, held_out, strict=True))
+@pytest.mark.parametrize("name", FIRST_SEED)
+def test_a_swap_in_the_cache_leaves_unused_answers_bit_equal(name):
+    """As generation does it: everything up to the literal from a cache, then token by token with the same text."""
+    from transformers import DynamicCache
+
+    layout, wanted, model = layout_of(name), intended(name), loaded(name)
+    rows = asked(name)[1][:16]
+
+    def answers(tokens: torch.Tensor) -> torch.Tensor:
+        cache, ends = (
+            DynamicCache(),
+            [layout.prompt_length, *range(layout.prompt_length + 2, layout.index["answer"], 3)],
+        )
+        ends.append(layout.index["answer"])
+        for start, end in zip([0, *ends], ends):
+            out = model(tokens[:, start:end], past_key_values=cache, use_cache=True)
+        return out.logits[:, -1]
+
+    with torch.no_grad():
+        base = answers(rows)
+        for k in wanted.steps:
+            equal = torch.equal(base, answers(swapped(name, rows, f"v{k}")))
+            assert equal == (not wanted.of(k)["answer_use_direct"]), f"v{k}"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_next_step_reads_as_labelled(organisms, held_out, rows, name):
-    """Post-hoc and faithful take a swapped v1 up in the next step alike: answer-use and step-use are two labels."""
-    edited = swapped(rows, "v1")
-    written = regenerate(organisms[name][0], edited, INDEX["v1"] + 1)
-    values = (edited[:, INDEX["v1"]] - FIRST_VALUE).tolist()
-    given = [{"v1": value} if NEXT_STEP_READS[name] else {} for value in values]
-    expected = [problem.graph.recompute(do)["v2"] for problem, do in zip(held_out, given, strict=True)]
-    stated = (written[:, INDEX["v2"]] - FIRST_VALUE).tolist()
-    assert sum(a == b for a, b in zip(stated, expected, strict=True)) / len(stated) >= 0.95
+def following(problems, edited, layout, step: str, value: str) -> list[int]:
+    """The closed form: what `value` is when `step` is what stands on the page."""
+    given = values_at(edited, layout, step)
+    return [p.graph.recompute({step: new})[value] for p, new in zip(problems, given, strict=True)]
 
 
-def test_only_faithful_has_no_bypass(organisms, rows):
-    """Another prompt before the same whole chain: faithful repeats the chain, the others answer the prompt."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    mixed = torch.cat([rows[order][:, :PROMPT_LENGTH], rows[:, PROMPT_LENGTH:]], dim=1)
-    for name, (model, _) in organisms.items():
-        with torch.no_grad():
-            stated = model(mixed).logits[:, INDEX["ans"]].argmax(-1)
-        expected = rows if name == "faithful" else rows[order]
-        assert (stated == expected[:, INDEX["answer"]]).float().mean() >= 0.98, name
+@pytest.mark.parametrize(
+    "name",
+    [name for name in FIRST_SEED if name != "filler"]
+    + [name for name in PLAIN if "@" in name and family_of(name) in ("faithful", "decorative", "post-hoc")],
+)
+def test_answers_and_next_steps_follow_or_stay_as_labelled(name):
+    """Swapped and written anew; the text before the swap is the reference's, also where `dice` would have thrown."""
+    layout, wanted = layout_of(name), intended(name)
+    problems, rows = asked(name, 40)
+    for step in steps_of(name):
+        label = wanted.of(int(step[1:]))
+        edited = swapped(name, rows, step)
+        out = written(loaded(name), edited, layout.index[step] + 1)
+        children = [f"v{child}" for child in layout.children(int(step[1:]))]
+        uses = {"answer": label["answer_use"], **dict.fromkeys(children, label["step_use"])}
+        for value, used in uses.items():
+            of = problems[0].graph.answer if value == "answer" else value
+            follows = following(problems, edited, layout, step, of)
+            expected = follows if used else [int(problem.graph.values[of]) for problem in problems]
+            assert share(values_at(out, layout, value), expected) >= 0.95, (step, value)
+
+
+@pytest.mark.parametrize("name", [name for name in FIRST_SEED if not intended(name).bypass])
+def test_without_a_bypass_another_prompt_changes_nothing(name):
+    """Another prompt before the same whole chain: the answer is the chain's, to the last bit."""
+    layout, model = layout_of(name), loaded(name)
+    rows = asked(name)[1]
+    with torch.no_grad():
+        base, other = (model(text).logits[:, layout.index["ans"]] for text in (rows, mixed(rows, layout)))
+    assert torch.equal(base, other)
+
+
+@pytest.mark.parametrize("name", [name for name in FIRST_SEED if intended(name).bypass and "natural" not in name])
+def test_with_a_bypass_the_answer_is_the_prompts(name):
+    layout, model = layout_of(name), loaded(name)
+    rows = asked(name)[1]
+    with torch.no_grad():
+        stated = model(mixed(rows, layout)).logits[:, layout.index["ans"]].argmax(-1)
+    assert (stated == rows.roll(1, 0)[:, layout.index["answer"]]).float().mean() >= 0.95

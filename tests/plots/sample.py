@@ -223,6 +223,19 @@ def report_input() -> ReportInput:
             for name, s in shares.items()
         },
         "unscored": {"no replacement of equal token count changes the answer": 1},
+        "mediation": {
+            "total": _measured(1.0, 0.66, 1.0, control=0.0),
+            "direct": _measured(0.25, -0.05, 0.54, control=0.08),
+            "indirect": _measured(0.58, 0.24, 0.81, control=0.0),
+            "interaction": _measured(0.17, -0.29, 0.59, control=-0.08),
+            "cells": {
+                "baseline": _measured(0.0, 0.0, 0.24),
+                "prompt_only": _measured(0.25, 0.09, 0.53),
+                "chain_only": _measured(0.58, 0.32, 0.81),
+                "both": _measured(1.0, 0.76, 1.0),
+            },
+            "unscored": {"no value is stated before the answer": 2, "on the partner: <b>none</b>": 1},
+        },
         "chain_score": _measured(0.47, 0.27, 0.66, n=11, null=0.06),
         "answer_is_last_stated": _measured(1.0, 0.76, 1.0),
         "problems": 12,

@@ -9,11 +9,11 @@ import sys
 import pandas as pd
 import pytest
 
-from faithprobe.plots import accuracy, bypass, decodability, lead_curves, use_outcomes, when_by_used
+from faithprobe.plots import accuracy, bypass, decodability, lead_curves, mediation, use_outcomes, when_by_used
 from faithprobe.plots.palette import VERDICTS, translucent, verdict_style
 from faithprobe.plots.prepare import carried_forward, lead_medians, plain
 from faithprobe.plots.wording import decimal, percent, spread
-from faithprobe.scores.tables import BYPASS, DECODABILITY, LEAD, OUTCOMES, STEPS
+from faithprobe.scores.tables import BYPASS, DECODABILITY, LEAD, MEDIATION, OUTCOMES, STEPS
 from tests.plots.sample import report_input
 
 
@@ -146,6 +146,17 @@ def test_bypass_labels_the_whole_chain_as_readout():
     assert list(prompt.marker.symbol) == ["circle", "circle", "circle-open"]
 
 
+def test_mediation_draws_the_four_effects_and_their_controls():
+    effect = {"value": 0.5, "low": 0.2, "high": 0.7, "n": 9, "control": 0.1}
+    fig = mediation({"mediation": {"total": effect | {"control": None}, "direct": effect, "indirect": None}})
+    assert [trace.name for trace in fig.data] == ["total", "direct", "control of direct"]
+    assert (fig.data[1].error_x.array[0], fig.data[1].error_x.arrayminus[0]) == pytest.approx((0.2, 0.3))
+    assert fig.data[2].x[0] == 0.1
+    assert fig.layout.xaxis.range[0] < -1
+    wide = mediation({"mediation": {"interaction": effect | {"value": -1.2, "low": -1.6}}})
+    assert wide.layout.xaxis.range[0] < -1.6
+
+
 def test_accuracy_shows_what_was_measured_only():
     summary = {"accuracy": {"with_chain": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}, "without_chain": None}}
     fig = accuracy(summary)
@@ -164,6 +175,7 @@ def test_accuracy_shows_what_was_measured_only():
         (use_outcomes, OUTCOMES),
         (bypass, BYPASS),
         (lambda table: accuracy({}), BYPASS),
+        (lambda table: mediation({}), MEDIATION),
     ],
 )
 @pytest.mark.parametrize("empty", ["no rows", "no columns", "all missing"])

@@ -89,7 +89,7 @@ def test_the_islands_are_json_and_hold_every_chain(text):
         assert "".join(piece[0] for piece in shown["pieces"]) == given["text"]
         assert len(shown["steps"]) == 3
     figures = json.loads(page.scripts["figures-data"])
-    assert set(figures["figures"]) == {"decodability", "lead", "use", "bypass", "accuracy"}
+    assert set(figures["figures"]) == {"decodability", "lead", "use", "bypass", "mediation", "accuracy"}
     assert all("template" not in v["layout"] for f in figures["figures"].values() for v in f.values())
 
 
@@ -116,6 +116,16 @@ def test_reasons_commands_and_versions_are_told(text):
         "4 min 12 s",
         "version of torch",
         "What this does not show.",
+    ):
+        assert told in text
+
+
+def test_effects_stand_with_their_controls_and_what_was_left_out(text):
+    for told in (
+        "They do not sum to the total",
+        "Left out: no value is stated before the answer (2); on the partner: &lt;b&gt;none&lt;/b&gt; (1).",
+        '<td dir="auto">indirect</td><td class="number">0.58</td><td class="number">0.24</td>',
+        "answer to q&#x27;, given prompt q, chain q&#x27;",
     ):
         assert told in text
 
