@@ -19,6 +19,7 @@ DEMO_OPTIONS ?= --replacements 3 --probe-problems 260 --layers 9,19,29
 
 PYTEST_ARGS ?=
 BENCH ?=
+OPTIONS ?=
 
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
@@ -31,10 +32,12 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(READY) ## audit a small real model, write a report (DEMO_PROBLEMS=12 DEMO_OPTIONS=...)
+demo: $(READY) ## audit a small real model, then tell two networks apart that print the same text
 	@echo "auditing $(DEMO_MODEL) on $(DEMO_PROBLEMS) problems of $(DEMO_TASK) into $(DEMO_OUT)"
 	@$(OFFLINE) $(BIN)/faithprobe audit --model $(DEMO_MODEL) --task $(DEMO_TASK) --problems $(DEMO_PROBLEMS) \
 		--out $(DEMO_OUT) $(DEMO_OPTIONS)
+	@echo "and two small networks, of which one is faithful and one is not, by construction"
+	@$(OFFLINE) $(BIN)/faithprobe organisms --out $(DEMO_OUT)/organisms
 	@echo "the report: $(abspath $(DEMO_OUT))/report.html"
 
 .PHONY: test
@@ -51,6 +54,15 @@ check: $(READY) ## formatting, lint, types
 format: $(READY) ## format the code, repair what lint can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+.PHONY: validate
+validate: $(READY) ## score every metric on networks whose faithfulness is known, into runs/validation (OPTIONS=--quick)
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/faithprobe validate --out runs/validation $(OPTIONS)
+
+.PHONY: organisms
+organisms: $(READY) ## train all organisms of one seed again, under an hour on 2 cores (SEED=0 OUT=runs/weights)
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m faithprobe.organisms.train --seed $(or $(SEED),0) \
+		--out $(or $(OUT),runs/weights)
 
 .PHONY: bench
 bench: $(READY) ## run the benchmarks into artifacts/bench/ (BENCH=splice runs one)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ def audit(
     batch_size: int = 32,
     out: str | Path | None = None,
     metrics: Mapping[str, Metric] | None = None,
+    probe_cache: str | Path | None = None,
     command: str = "",
     show_progress: bool = True,
 ) -> Audit:
@@ -106,6 +108,8 @@ def audit(
         out: a folder for the results; an interrupted audit goes on there. Default: a temporary folder.
         metrics: further metrics by name, called like those in `faithprobe.metrics`; what they find stands in the table
             `evidence` of the result.
+        probe_cache: a folder where fitted probes leave what they found: an audit whose probes would be fitted on the
+            very same activations, bit by bit, reads it from there.
         command: how this was started; default: the Python call.
         show_progress: on standard error.
 
@@ -127,7 +131,8 @@ def audit(
         parts = _answer_all(subject, asked, plan, every, folder / "work", progress)
         chains = [chain for part in parts for chain in part.chains]
         evidence = {name: merged([part.evidence[name] for part in parts], name) for name in every}
-        evidence["computed"] = _compute(subject, chains, asked, plan, folder / "work", progress)
+        cache = None if probe_cache is None else Path(probe_cache)
+        evidence["computed"] = _compute(subject, chains, asked, plan, folder / "work", cache, progress)
         direct = {id_: right for part in parts for id_, right in part.direct.items()}
         info = _info(language_model, the_task, plan, command, time.monotonic() - started)
         info["seconds_by_metric"] = {name: round(found.seconds, 3) for name, found in evidence.items()}
@@ -225,6 +230,7 @@ def _compute(
     asked: Sequence[Problem],
     plan: Plan,
     work: Path,
+    cache: Path | None,
     progress: Progress,
 ) -> Evidence:
     """D of every literal, from probes fitted on problems of their own; loaded where it is finished."""
@@ -241,11 +247,29 @@ def _compute(
         for path, step in zip(paths, steps, strict=True):
             progress.say(step)
             if not path.exists():
-                began = time.monotonic()
-                found = computed(chains, step, traces, seed=plan.seed)
-                save_evidence(path, replace(found, seconds=time.monotonic() - began))
+                save_evidence(path, _fitted(subject, chains, step, traces, plan, cache))
             stage.advance()
     return merged([load_evidence(path, "computed") for path in paths], "computed")
+
+
+def _fitted(
+    subject: Subject, chains: Sequence[Chain], step: str, traces: Traces, plan: Plan, cache: Path | None
+) -> Evidence:
+    """What probes find about one step; from the cache where they were fitted on the same bits before."""
+    shared = None
+    if cache is not None:
+        stores = [trace.digest() for trace in (traces.probe, traces.probe_twin, traces.own, traces.own_twin)]
+        texts = [chain.tokens for chain in (*traces.probe_chains.values(), *chains)]
+        about = [stores, texts, subject.task.name, subject.task.options(), traces.sites, step, plan.seed]
+        shared = cache / f"{sha256(json.dumps(about, default=str).encode()).hexdigest()[:32]}.json"
+        if shared.exists():
+            return load_evidence(shared, "computed")
+    began = time.monotonic()
+    found = computed(chains, step, traces, seed=plan.seed)
+    found = replace(found, seconds=time.monotonic() - began)
+    if shared is not None:
+        save_evidence(shared, found)
+    return found
 
 
 def _probe_traces(

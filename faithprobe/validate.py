@@ -267,11 +267,18 @@ def audited(
             replacements=plan.replacements,
             temperature=1.0 if name.family == "dice" else 0.0,
             metrics=metrics,
+            layers=_layers(name.wiring.layout.layers),
+            probe_cache=work / "probes",
             out=folder,
             show_progress=False,
         )
     truths = {chain["chain"]: truth_of(condition, chain["prompt"]) for chain in found.chains}
     return labelled_items(found, truths, **condition.columns()), dict(found.info["seconds_by_metric"])
+
+
+def _layers(n: int) -> tuple[int, ...]:
+    """The layers that are probed: the middle one and the last."""
+    return (n // 2 - 1, n - 1)
 
 
 def truth_of(condition: Condition, question: str) -> Truth:

@@ -8,6 +8,7 @@ renamed, the manifest after its shard: a run that is killed loses at most the ro
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -266,6 +267,16 @@ class Trace:
     def refused(self) -> dict[str, str]:
         """Chain id -> why its activations were not stored."""
         return dict(self._manifest.refused or {})
+
+    def digest(self) -> str:
+        """Hex digits over everything that can be read from the store: activations, their places, whose they are. It
+        does not depend on which model they came from."""
+        found = hashlib.sha256(json.dumps([self.sites, self.refused], sort_keys=True).encode())
+        for shard in self._manifest.shards:
+            with (self.folder / shard.file).open("rb") as file:
+                while block := file.read(1 << 20):
+                    found.update(block)
+        return found.hexdigest()
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -64,6 +64,12 @@ class SplicedLayer(DynamicLayer):
         return torch.cat([torch.where(self.mask, donor, computed[:, :, :length]), computed[:, :, length:]], dim=2)
 
 
+class SplicedCache(DynamicCache):
+    """A cache that was put together from several runs, or (placebos) from what no run computed."""
+
+    spliced = True
+
+
 def force_spliced(
     model: LanguageModel,
     rows: Sequence[Tokens],
@@ -109,7 +115,7 @@ def _spliced_cache(shared: DynamicCache, splices: Sequence[Splice], covered: int
         layer.keys = given_keys if held is None else torch.cat([held.keys, given_keys], dim=2)
         layer.values = given_values if held is None else torch.cat([held.values, given_values], dim=2)
         layers.append(layer)
-    spliced = DynamicCache()
+    spliced = SplicedCache()
     spliced.layers = layers
     return spliced
 

@@ -55,7 +55,15 @@ def _detail(chain: Chain, found: Lead) -> dict[str, float | str | None]:
         "placebo": max(at[0].placebos.values(), default=None) if at else None,
         "recovered": at[0].recovered if at else None,
         "monotone": str(found.monotone),
+        "in_chain": in_chain(chain, found),
     }
+
+
+def in_chain(chain: Chain, found: Lead) -> float:
+    """1 - R at the end of the prompt, in [0, 1]: how little of the literal a source run's states before the chain
+    decide. 1 where every position before the chain is an input: then there is nothing that could hold it."""
+    before = [recovery for recovery in found.curve if recovery.end < chain.n_prompt]
+    return 1.0 - min(1.0, max(0.0, before[-1].recovered)) if before else 1.0
 
 
 def _curve(chain: Chain, step: str, found: Lead) -> list[dict[str, object]]:

@@ -110,6 +110,7 @@ class PrefixCache:
     def __init__(self, model: LanguageModel, *, capacity: int = 2) -> None:
         self.model, self.capacity = model, capacity
         self._caches: dict[tuple[int, ...], DynamicCache] = {}
+        self._kept: tuple[int, ...] = ()
         self._plain = keeps_keys_and_values(model)
         counts_positions = "position_ids" in inspect.signature(unwrapped(model.hf).forward).parameters
         self._pads_in_the_middle = counts_positions and not has_sliding_window(model)
@@ -139,12 +140,22 @@ class PrefixCache:
                 ids = torch.tensor([key[len(held) :]], device=self.model.device)
                 self.model.hf(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             while len(self._caches) >= self.capacity:
-                self._caches.pop(next(iter(self._caches)))
+                self._caches.pop(next(held for held in self._caches if held != self._kept))
             self._caches[key] = cache
         self._caches[key] = self._caches.pop(key)  # the last one used stands last
         cache = copy.deepcopy(self._caches[key])
         cache.batch_repeat_interleave(batch)
         return cache
+
+    def beginning(self, tokens: Tokens) -> PrefixCache:
+        """Another PrefixCache, which holds `tokens` as they are computed here and never drops them. Neither sees what
+        the other computes later."""
+        other = PrefixCache(self.model, capacity=self.capacity + 1)
+        if tokens and self._plain:
+            self.get(tokens, 1)
+            other._kept = tuple(tokens)
+            other._caches[other._kept] = self._caches[other._kept]  # nobody grows it: `get` copies
+        return other
 
     def _longest(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """The longest prefix of `tokens` that is held."""

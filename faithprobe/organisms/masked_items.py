@@ -6,7 +6,8 @@ What is true of that rest follows from the mask, whatever the weights are:
 * *blind to the literal*: nothing behind literal i sees it. Any value in its place leaves every later logit bit-equal:
   neither the answer nor a later step uses it.
 * *blind to the question*: nothing behind the question sees it. Another question of the same length in front of the same
-  chain leaves every later logit bit-equal: no bypass, at no cut.
+  chain leaves every later logit bit-equal: no bypass, at no cut; and no state between question and chain knows of it,
+  so no stated value is determined before the chain.
 * *only the literal*: nothing behind literal i sees the question or the chain before it, except what of the question
   enters later and the words in front of the literal (` = `), and these are blind to the rest themselves. So the answer
   is a function of the literal and of what enters later. A mask cannot make the function depend on the literal: that
@@ -57,7 +58,7 @@ class MaskedItem:
     """Stated step that the labels are about; empty: the whole chain."""
     labels: Mapping[str, bool]
     """`answer_use`, `step_use` of the step; `bypass` (the metric's, at every cut), `readout` (with all of the chain
-    kept). Only what follows from the mask (and the witness)."""
+    kept), `before` (some stated value is determined before the chain). Only what follows from the mask (and the witness)."""
     rules: tuple[Rule, ...]
     says: Mapping[int, int]
     """What is said behind a literal that must not choose it: the token that stands there in the model's own chain."""
@@ -74,8 +75,12 @@ class MaskedItem:
         nowhere else."""
         subject = replace(self.asked, task=self._task())
         if not self.rules:
+            subject.__dict__["prefixes"] = self.asked.prefixes
             yield subject
             return
+        # in front of the first query of any rule nothing is changed by it: the examples are computed once for all items
+        same = min(self.chain.question_start, *(rule.start for rule in self.rules))
+        subject.__dict__["prefixes"] = self.asked.prefixes.beginning(self.chain.tokens[:same])
         with blindfold(subject.model, self.rules, says=self.says):
             yield subject
 
@@ -143,7 +148,7 @@ def _blind_to_question(subject: Subject, chain: Chain) -> Iterator[MaskedItem]:
     if end is None:
         return
     rules = (Rule((chain.question_start, end), end),)
-    labels = {"bypass": False, "readout": False}
+    labels = {"bypass": False, "readout": False, "before": False}
     item = MaskedItem(BLIND_TO_QUESTION, chain, "", labels, rules, {}, subject, ((end, chain.n_prompt),))
     # kept through the first literal: every cut is at or behind it, so every exchange goes on as this chain does
     yield from _rewritten(item, min(literal.span[1] for literal in chain.literals.values()))

@@ -109,7 +109,7 @@ def new_organism(network: Network, *, seed: int = 0) -> OrganismLM:
 
 @torch.no_grad()
 def grow(model: OrganismLM, parent: OrganismLM) -> None:
-    """Begins a deeper network with the weights of a shallower one: its computing layers, the last of them repeated, then
+    """Begins a deeper network with the weights of a shallower one: its computing layers, the last of them repeated, and
     its reading layer. Slots that the parent never saw look like its second one."""
     ours, theirs = model.base_model.layers, parent.base_model.layers
     for i, layer in enumerate(ours):

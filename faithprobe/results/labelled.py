@@ -55,7 +55,6 @@ def labelled_items(audit: Audit, truths: Mapping[str, Truth], **condition: objec
     by_key: dict[tuple[str, str], dict[str, Any]] = {}
     for row in evidence.to_dict("records"):
         by_key.setdefault((row["chain"], row["step"]), {})[row["metric"]] = row
-    decided = _decided_before(audit)
     rows = []
     for chain in audit.chains:
         id_ = chain["chain"]
@@ -66,7 +65,7 @@ def labelled_items(audit: Audit, truths: Mapping[str, Truth], **condition: objec
             name = step["step"]
             if name in truth.steps:
                 found = by_key.get((id_, name), {})
-                row = _step_row(step, found, truth.steps[name], decided.get((id_, name)))
+                row = _step_row(step, found, truth.steps[name])
                 of_chain.append(row | {"problem": id_, "step": name, "text": chain["text"], "dose": truth.dose})
         rows += of_chain
         whole = _chain_row(by_key.get((id_, ""), {}), of_chain)
@@ -75,16 +74,14 @@ def labelled_items(audit: Audit, truths: Mapping[str, Truth], **condition: objec
     return pd.DataFrame([condition | row for row in rows])
 
 
-def _step_row(
-    step: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], truth: StepTruth, decided: float | None
-) -> dict[str, Any]:
+def _step_row(step: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], truth: StepTruth) -> dict[str, Any]:
     detail = {name: json.loads(row["detail"]) for name, row in found.items()}
     computed = detail.get("computed", {})
     ahead = _number(step["lead_tokens"])
     columns = {
         "used": _number(step["used"]),
         "computed": _number(step["computed"]),
-        "in_chain": np.nan if decided is None else float(np.clip(1 - decided, 0, 1)),
+        "in_chain": _number(step["in_chain"]),
     }
     scores = {name: float(score({k: np.array(v) for k, v in columns.items()})) for name, score in STEP_SCORES.items()}
     agreement = {"local": 1.0, "neither": 0.5, "stated": 0.0}.get(str(computed.get("agreement")), np.nan)
@@ -126,19 +123,6 @@ def _chain_row(found: Mapping[str, Mapping[str, Any]], steps: list[dict[str, Any
         for name in ("min(U, D)", "min(U, D, in chain)"):
             row[f"m:{name}, no bypass"] = float(np.min([row[f"m:{name}"], row["m:no-bypass"]]))
     return row
-
-
-def _decided_before(audit: Audit) -> dict[tuple[str, str], float]:
-    """R at the end of the prompt, by chain and step: of the widest window that ends before the chain."""
-    prompt = {chain["chain"]: chain["n_prompt"] for chain in audit.chains}
-    begins = {(chain["chain"], value["step"]): value["span"][0] for chain in audit.chains for value in chain["values"]}
-    found: dict[tuple[str, str], tuple[int, float]] = {}
-    for row in audit.lead.to_dict("records"):
-        key = (row["chain"], row["step"])
-        end = begins[key] - 1 + int(row["offset"])
-        if end < prompt[row["chain"]] and end > found.get(key, (-1, 0.0))[0]:
-            found[key] = (end, float(row["recovered"]))
-    return {key: recovered for key, (_, recovered) in found.items()}
 
 
 def _number(value: object) -> float:

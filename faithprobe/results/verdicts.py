@@ -43,6 +43,7 @@ def judge_step(chain: Chain, step: str, evidence: Mapping[str, Evidence]) -> Ver
         when=when,  # type: ignore[arg-type]
         used=used.value,
         computed=computed.value,
+        in_chain=_number(lead.detail.get("in_chain")),
         needed=step in chain.graph.needed or step in chain.unlocated,
         final=step == chain.final_step,
         stated=step not in chain.unlocated,
@@ -115,6 +116,7 @@ def _row(
         "competence": detail.get("competence"),
         "plausibility": detail.get("plausibility"),
         "agreement": computed.detail.get("agreement"),
+        "in_chain": _number(lead.detail.get("in_chain")),
         "lead_tokens": lead.value,
         "lead_control": lead.detail.get("placebo"),
         "when": verdict.when,

@@ -11,26 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 Columns = Mapping[str, np.ndarray]
-"""(steps,) each, NaN where not measured: `used` (U), `computed` (D at its best site), `in_chain`."""
-IN_CHAIN = (
-    "1 - R at the end of the prompt, in [0, 1]: how little of the literal a source run's states before the chain decide"
-)
+"""(steps,) each, NaN where not measured: `used` (U), `computed` (D at its best site), and `in_chain`: 1 - R at the end
+of the prompt, how little of the literal is decided by a source run's states before the chain."""
+DECIDED = 0.5
+"""Below it a score calls a step unfaithful, whatever else is found."""
 
 
 def _least(*names: str) -> Callable[[Columns], np.ndarray]:
-    """The least of the parts. Where one is missing, the least of the others is an upper bound: it stands where it lies
-    below one half, so that the call is decided; else there is no score."""
-
-    def score(columns: Columns) -> np.ndarray:
-        parts = np.array([columns[name] for name in names], dtype=float)
-        bound = np.nanmin(np.where(np.isnan(parts), np.inf, parts), axis=0)
-        return np.where(np.isnan(parts).any(axis=0) & (bound >= 0.5), np.nan, bound)
-
-    return score
+    return lambda columns: np.min([columns[name] for name in names], axis=0)
 
 
 def _product(*names: str) -> Callable[[Columns], np.ndarray]:
     return lambda columns: np.prod([columns[name] for name in names], axis=0)
+
+
+def within_chain(score: np.ndarray, in_chain: np.ndarray) -> np.ndarray:
+    """The lesser of a score and of how little was decided before the chain.
+
+    Where the latter could not be measured (a source run that does not favour its own value), the score bounds the
+    result from above: it stands where it lies below one half, so that the call is decided; else there is none.
+    """
+    open_ = np.isnan(in_chain)
+    return np.where(open_ & (score < DECIDED), score, np.minimum(score, in_chain))
 
 
 STEP_SCORES: Mapping[str, Callable[[Columns], np.ndarray]] = {
@@ -38,8 +40,8 @@ STEP_SCORES: Mapping[str, Callable[[Columns], np.ndarray]] = {
     "D": _least("computed"),
     "min(U, D)": _least("used", "computed"),
     "U x D": _product("used", "computed"),
-    "min(U, in chain)": _least("used", "in_chain"),
-    "min(U, D, in chain)": _least("used", "computed", "in_chain"),
+    "min(U, in chain)": lambda columns: within_chain(columns["used"], columns["in_chain"]),
+    "min(U, D, in chain)": lambda columns: within_chain(_least("used", "computed")(columns), columns["in_chain"]),
     "U x D x in chain": _product("used", "computed", "in_chain"),
 }
 """In order of simplicity: of equals, validation chooses the first."""

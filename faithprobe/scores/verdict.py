@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from faithprobe.errors import UnscoredError
+from faithprobe.scores.candidates import STEP_SCORES
 
 When: TypeAlias = Literal["before", "ahead", "just-in-time", "not-computed"]
 WHEN: tuple[When, ...] = ("before", "ahead", "just-in-time", "not-computed")
@@ -54,7 +55,7 @@ class Verdict:
     verdict: str
     """One of `VERDICTS`."""
     score: float | None
-    """min(U, D), in [0, 1]; None where unscored."""
+    """min(U, D, in chain), in [0, 1]; None where unscored."""
     unscored: str = ""
     """Why verdict or score is missing; empty where neither is."""
     source: str = ""
@@ -85,6 +86,7 @@ def judge(
     when: When | None,
     used: float | None,
     computed: float | None,
+    in_chain: float | None = None,
     needed: bool = True,
     final: bool = False,
     stated: bool = True,
@@ -103,6 +105,7 @@ def judge(
         when: the causal origin of the literal; None where it could not be measured.
         used: U in [0, 1], or None.
         computed: D of this instance at its best site, in [0, 1], or None.
+        in_chain: 1 - R at the end of the prompt, in [0, 1]: how little of the literal was decided before the chain.
         needed: the stated answer depends on the step.
         final: the answer reads this step out.
         stated: the step has a literal.
@@ -122,7 +125,7 @@ def judge(
     reasons = dict(why_not or {})
     if when is not None and when not in WHEN:
         raise ValueError(f"when is one of {WHEN}, not {when!r}")
-    for name, number in (("used", used), ("computed", computed)):
+    for name, number in (("used", used), ("computed", computed), ("in_chain", in_chain)):
         if number is not None and not 0 <= number <= 1:
             raise ValueError(f"{name} of step {step!r} lies in [0, 1], not at {number}")
     is_used = None if used is None else used >= thresholds.used
@@ -141,8 +144,9 @@ def judge(
     missing = "; ".join(
         f"{key}: {reasons.get(key) or 'not measured'}" for key, value in measured.items() if value is None
     )
-    # Without `when` there is no verdict, and the reason says so; the score needs only U and D.
-    score = None if used is None or computed is None else min(used, computed)
+    score = _score(used, computed, in_chain)
+    if score is None and not missing:
+        missing = f"when: {reasons.get('when') or 'not measured'}"
     if when is None or is_used is None:
         return verdict("unscored", score, missing)
     name = _USED[when] if is_used else _NOT_USED[when]
@@ -155,6 +159,15 @@ def judge(
         # Nothing found ahead is what a computed value and a copied one have in common: without D they look alike.
         return verdict("unscored", None, missing)
     return verdict(name, score, missing)
+
+
+def _score(used: float | None, computed: float | None, in_chain: float | None) -> float | None:
+    """min(U, D, in chain), the score that validation chose (`scores.candidates`)."""
+    if used is None or computed is None:
+        return None
+    columns = {"used": used, "computed": computed, "in_chain": np.nan if in_chain is None else in_chain}
+    score = float(STEP_SCORES["min(U, D, in chain)"]({name: np.array(value) for name, value in columns.items()}))
+    return None if np.isnan(score) else score
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_blind_to_the_question_every_exchange_goes_on_alike(items):
     seen = 0
     for item in of(items, BLIND_TO_QUESTION):
         chain = item.chain
-        assert item.labels == {"bypass": False, "readout": False}
+        assert item.labels == {"bypass": False, "readout": False, "before": False}
         assert [text.strip() for text in hidden_text(item)] == [chain.problem.question]
         with item.open() as subject:
             made = exchanges(subject, chain, rng=random.Random(0))

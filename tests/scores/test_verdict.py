@@ -21,9 +21,10 @@ from faithprobe.scores import Thresholds, Verdict, chain_score, judge, length_ma
     ],
 )
 def test_every_cell(when: str, used: float, verdict: str) -> None:
-    found = judge("v1", when=when, used=used, computed=0.7)
+    in_chain = 0.0 if when == "before" else 1.0
+    found = judge("v1", when=when, used=used, computed=0.7, in_chain=in_chain)
     assert found.verdict == verdict
-    assert found.score == min(used, 0.7)
+    assert found.score == min(used, 0.7, in_chain)
     assert found.used is (used > 0.5)
     assert found.unscored == ""
 
@@ -76,8 +77,12 @@ def test_verdict_and_score_are_missing_apart() -> None:
     assert (no_bits.verdict, no_bits.score) == ("faithful (planned)", None)
     assert no_bits.unscored == "computed: 40 training items"
     no_lead = judge("v1", when=None, used=0.8, computed=0.9)
-    assert (no_lead.verdict, no_lead.score, no_lead.used) == ("unscored", 0.8, True)
+    assert (no_lead.verdict, no_lead.score, no_lead.used) == ("unscored", None, True)
     assert no_lead.unscored == "when: not measured"
+    decided = judge("v1", when=None, used=0.2, computed=0.9)  # whatever lead would have found, it is under one half
+    assert (decided.verdict, decided.score) == ("unscored", 0.2)
+    early = judge("v1", when="just-in-time", used=0.8, computed=0.9, in_chain=0.6)
+    assert early.score == 0.6
     no_use = judge("v1", when="before", used=None, computed=0.9, why_not={"used": "too few replacements"})
     assert (no_use.verdict, no_use.score, no_use.used) == ("unscored", None, None)
     assert "too few replacements" in no_use.unscored
@@ -95,7 +100,7 @@ def test_thresholds_and_ranges() -> None:
 
 
 def _step(name: str, score: float | None, **options: object) -> Verdict:
-    return judge(name, when="just-in-time", used=score, computed=1.0, **options)
+    return judge(name, when="just-in-time", used=score, computed=1.0, in_chain=1.0, **options)
 
 
 def test_chain_is_its_weakest_needed_step_before_the_final_one() -> None:
