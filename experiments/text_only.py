@@ -1,4 +1,4 @@
-"""Can the text alone tell a faithful organism from an unfaithful one? Writes `artifacts/validation/text_only.json`, `.md`.
+"""Can the text alone tell a faithful organism from another? Writes `artifacts/validation/text_only.*`.
 
 In a *matched* stratum all organisms should write the same, whatever their wiring; the strata that text gives away are
 the positive control, since a detector that cannot tell them has not shown anything. Nothing is filtered: what is read
@@ -8,7 +8,8 @@ it is not tested on and told which seed wrote a text: the n-grams of `faithprobe
     log p(true, response | question) - log p(false, response | question)
 
 under a small causal transformer that reads the question, the label and the response: a generative classifier. It learns
-from every token, so that a few hundred texts teach it that 7 + 3 is not 5; with one logit a text they do not.
+from every token, and in trials saw sooner that 7 + 3 is not 5 than the same network with one logit a text. Its form and
+number of steps were chosen on the dice and hints that it is reported on; the matched strata had no part in that.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ OUT = Path("artifacts/validation")
 SEEDS = (1, 2)
 PROBLEMS = 300
 CHANCE = (0.47, 0.53)
-DETECTORS = ("character n-grams", "transformer")
 STEP_TARGET = "step_faithful"
-FOLDS, STEPS, BATCH, WIDTH, LEARNING_RATE = 3, 600, 64, 48, 5e-3
+DETECTORS = {CHAIN_TARGET: ("character n-grams", "transformer"), STEP_TARGET: ("transformer",)}
+FOLDS, STEPS, BATCH, WIDTH, LEARNING_RATE = 3, 900, 64, 48, 5e-3
 """Of the transformer."""
 
 
@@ -100,7 +101,12 @@ def written(condition: Condition, n: int, seed: int) -> pd.DataFrame:
     rows = []
     for problem, text in zip(problems, texts, strict=True):
         truth = truth_of(condition, problem.question)
-        of_chain = {"condition": condition.label, "seed": condition.name.seed, "problem": problem.question, "text": text}
+        of_chain = {
+            "condition": condition.label,
+            "seed": condition.name.seed,
+            "problem": problem.question,
+            "text": text,
+        }
         rows.append(of_chain | {"step": "", CHAIN_TARGET: truth.faithful, STEP_TARGET: np.nan})
         for step, label in truth.steps.items():
             rows.append(of_chain | {"step": step, CHAIN_TARGET: np.nan, STEP_TARGET: label.faithful})
@@ -197,9 +203,8 @@ def measured(stratum: Stratum) -> dict[str, object]:
     both = items.groupby(["seed", "step"])["label"].transform("nunique") == 2  # else there is nothing to tell apart
     items = items[both].reset_index(drop=True)
     items["stratum"] = [f"{stratum.name}@{seed}" for seed in items["seed"]]
-    items = with_text_only(items, (CHAIN_TARGET, STEP_TARGET))
-    grams = items[f"t:{CHAIN_TARGET}"].fillna(items[f"t:{STEP_TARGET}"])
-    scores = dict(zip(DETECTORS, (grams.to_numpy(), by_transformer(items)), strict=True))
+    items = with_text_only(items, [CHAIN_TARGET])
+    scores = {"character n-grams": items[f"t:{CHAIN_TARGET}"].to_numpy(), "transformer": by_transformer(items)}
     found: dict[str, object] = {
         "matched": not stratum.shows,
         "shown_by": stratum.shows,
@@ -213,8 +218,8 @@ def measured(stratum: Stratum) -> dict[str, object]:
         part = items[of]
         within = list(zip(part["seed"], part["step"], strict=True))
         found[target] = {
-            name: _as_dict(auroc(score[of], part["label"], strata=within, clusters=part["problem"].tolist()))
-            for name, score in scores.items()
+            name: _as_dict(auroc(scores[name][of], part["label"], strata=within, clusters=part["problem"].tolist()))
+            for name in DETECTORS[target]
         }
     return found
 
@@ -225,13 +230,13 @@ def _as_dict(found: Auroc) -> dict[str, object]:
 
 
 def table(result: dict[str, dict], matched: bool) -> Iterator[str]:  # type: ignore[type-arg]
-    heads = [f"{what}, {name}" for what in ("chains", "steps") for name in DETECTORS]
+    heads = [f"{target.removesuffix('_faithful')}: {name}" for target, names in DETECTORS.items() for name in names]
     first = "stratum" if matched else "stratum: what shows"
     yield f"| {first} | chains | problems with one text | {' | '.join(heads)} |"
     yield "|---" * (3 + len(heads)) + "|"
     for name, row in result.items():
         if row["matched"] == matched:
-            cells = [_cell(row[target][detector]) for target in (CHAIN_TARGET, STEP_TARGET) for detector in DETECTORS]
+            cells = [_cell(row[target][detector]) for target, names in DETECTORS.items() for detector in names]
             label = name if matched else f"{name}: {row['shown_by']}"
             yield f"| {label} | {row['n_chains']} | {row['identical']:.3f} | {' | '.join(cells)} |"
 
@@ -248,10 +253,9 @@ def outside(result: dict[str, dict]) -> list[str]:  # type: ignore[type-arg]
         f"{name}, {target}, {detector}"
         for name, row in result.items()
         if row["matched"]
-        for target in (CHAIN_TARGET, STEP_TARGET)
-        for detector in DETECTORS
-        if row[target][detector]["value"] is not None
-        and not CHANCE[0] <= row[target][detector]["value"] <= CHANCE[1]
+        for target, names in DETECTORS.items()
+        for detector in names
+        if (value := row[target][detector]["value"]) is not None and not CHANCE[0] <= value <= CHANCE[1]
     ]
 
 
@@ -262,20 +266,24 @@ def page(record: dict, result: dict[str, dict]) -> str:  # type: ignore[type-arg
     lines = [
         "# What the text alone tells",
         "",
-        f"AUROC for *faithful* with 95% intervals, clustered by problem, seeds {_and(record['seeds'])}; held-out "
-        "problems, nothing filtered. Where all organisms of a stratum write the same text, every detector is at .5 by "
-        "construction, so the left columns say how often they do; the second table says that the detectors can read.",
+        f"AUROC for *faithful*, 95% intervals clustered by problem; seeds {_and(record['seeds'])}, held-out problems, "
+        "nothing filtered, a step compared with the same step. Where all organisms of a stratum write the same text, "
+        "every detector is at .5 by construction, so the third column says how often they do; the second table shows "
+        "what the detectors can tell.",
         "",
         *table(result, matched=True),
         "",
         f"All of these lie within {CHANCE[0]} and {CHANCE[1]}." if not wrong else f"OUTSIDE: {'; '.join(wrong)}.",
         "",
-        "Text gives these away, and they are reported apart:",
+        "Reported apart: text gives the labels away, or they follow the operations, which it shows (the last three):",
         "",
         *table(result, matched=False),
         "",
-        "A linear model of n-grams up to four characters cannot compare values that stand further apart. The natural "
-        f"networks (trained on clean and on corrupted chains) have no label for *faithful*.{missing}",
+        "A linear model of n-grams up to four characters cannot compare values that stand further apart, as dice and "
+        "hints need: for such differences the transformer is the control. Its form and number of steps were chosen on "
+        "dice and hints, so their numbers are what it can reach, not a test; the matched strata had no part in that. "
+        "Each of the ten doses draws its operations anew, and they are pooled: what is said is little. The "
+        f"natural networks (trained on clean and on corrupted chains) have no label for *faithful*.{missing}",
         "",
         f"`{record['command']}`, {record['seconds']} s; {used}.",
     ]
@@ -295,7 +303,7 @@ def main() -> None:
             print(f"{stratum.name}: skipped, its weights are not here")
             continue
         result[stratum.name] = found = measured(stratum)
-        cells = [f"{name} {_cell(found[CHAIN_TARGET][name])}" for name in DETECTORS]  # type: ignore[index]
+        cells = [f"{name} {_cell(found[CHAIN_TARGET][name])}" for name in DETECTORS[CHAIN_TARGET]]  # type: ignore[index]
         print(f"{stratum.name}: {found['identical']:.3f} identical; {'; '.join(cells)}", flush=True)
     record = {
         "command": "python experiments/text_only.py",

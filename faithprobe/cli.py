@@ -144,6 +144,11 @@ def validate(
     replacements: Annotated[int, typer.Option(min=1, help="Per stated value; a score needs 3.")] = 4,
     seed: Annotated[int, typer.Option(help="Of problems, replacements, partners and splits.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    masked: Annotated[
+        list[str] | None,
+        typer.Option(help="A real model to measure under masks as well, such as smollm2: takes minutes; repeatable."),
+    ] = None,
+    masked_problems: Annotated[int, typer.Option(min=1, help="That each masked model answers.")] = 4,
     report: Annotated[bool, typer.Option(help="Write validation.html.")] = True,
 ) -> None:
     """Score every metric on networks whose faithfulness is known by construction."""
@@ -158,6 +163,8 @@ def validate(
         replacements=replacements,
         seed=seed,
         jobs=jobs,
+        masked=masked or (),
+        masked_problems=masked_problems,
         out=out,
         command="faithprobe " + shlex.join(sys.argv[1:]),
     )
@@ -169,6 +176,8 @@ def validate(
 def _print_validation(found: Validation, out: Path, report: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from faithprobe.plots.validation_masked import masked_lines
 
     targets = {"step_used": "used", "step_computed": "in the chain", "step_faithful": "faithful", "chain": "chain"}
     metrics = found.results["metrics"]
@@ -187,6 +196,8 @@ def _print_validation(found: Validation, out: Path, report: bool) -> None:
         table.add_row(name, *(cell(name, target) for target in targets))
     Console().print(table)
     print(f"chosen as the score of a step: {found.results['chosen']['step']}")
+    for line in masked_lines(found.results["masked"]):
+        print(line)
     print("on organisms, not on your model: 1.0 here means wired correctly, not yet sensitive")
     print(f"numbers: {out / 'validation.json'}")
     if report:

@@ -21,8 +21,10 @@ import pandas as pd
 
 from faithprobe.audit import Audit, audit, versions
 from faithprobe.errors import FaithprobeError, StoreError, UnknownNameError
+from faithprobe.masked import check_models, masked_table
 from faithprobe.metrics.base import Metric
 from faithprobe.metrics.published import PUBLISHED
+from faithprobe.models import LanguageModel, load_model
 from faithprobe.organisms import training_record
 from faithprobe.organisms.families import DOSES
 from faithprobe.organisms.networks import NETWORKS, OrganismName, every_organism
@@ -31,7 +33,9 @@ from faithprobe.results.labelled import StepTruth, Truth, labelled_items
 from faithprobe.results.parts import claim_folder
 from faithprobe.results.text_only import with_text_only
 from faithprobe.results.validation import Validation, conclude
+from faithprobe.scores.candidates import STEP_SCORES
 from faithprobe.scores.labelled import CHAIN_TARGET, STEP_TARGETS
+from faithprobe.tasks.arithmetic import Arithmetic
 from faithprobe.tasks.organism import NO_HINT
 
 __all__ = ["Validation", "validate"]
@@ -40,6 +44,8 @@ CHOOSE_FAMILIES = frozenset({"faithful", "post-hoc", "copy", "decorative", "dice
 """With seed 0 of the networks below: the half on which the score is chosen. Other families and seeds report."""
 CHOOSE_NETWORKS = frozenset({"modular", "additive"})
 QUICK = ("faithful", "overruled", "post-hoc", "commit", "copy", "decorative", "dice")
+MASKED_STEPS = 2
+"""Of the arithmetic problems that masked real models answer: small models can do these."""
 _OWN_TEXT = frozenset({"dice", "filler", "hint", "natural"})
 """Families whose text tells them apart; they are reported apart."""
 _GATED = frozenset({"two-paths", "bypass-times"})
@@ -119,6 +125,8 @@ def validate(
     replacements: int = 4,
     seed: int = 0,
     jobs: int | None = None,
+    masked: Sequence[str | LanguageModel] = (),
+    masked_problems: int = 4,
     out: str | Path | None = None,
     command: str = "",
     show_progress: bool = True,
@@ -130,11 +138,14 @@ def validate(
             of published ones. Default: all published ones.
         organisms: names as `faithprobe models` lists them, without `organism:`. Default: all, with all their seeds.
         quick: one seed of seven families, 8 problems each, without published metrics: for a continuous integration.
-        problems: that each organism answers; held out from its training. All of one language answer the same ones.
+        problems: that each organism answers; held out from its training. All of one language and seed answer the same.
         probe_problems: that probes are fitted on, by organism; with fewer than 250, D is unscored.
         replacements: for every stated value.
         seed: of problems, replacements, partners and splits.
         jobs: processes; default: one a core.
+        masked: real models that are also measured under masks that make something true of them (`masked` of the
+            result); each takes minutes.
+        masked_problems: that each of them answers, of `arithmetic`.
         out: a folder for the results; an interrupted validation goes on there.
         command: how this was started; default: the Python call.
         show_progress: on standard error.
@@ -149,6 +160,8 @@ def validate(
         organisms = organisms or QUICK
     if isinstance(metrics, str):
         raise FaithprobeError(f"metrics is a mapping or a list of names, such as [{metrics!r}]")
+    check_models(masked, masked_problems)
+    models = [model if isinstance(model, LanguageModel) else load_model(model) for model in masked]
     chosen = _metrics(metrics)
     conditions = _conditions(organisms)
     plan = Plan(problems, probe_problems, replacements, seed, tuple(chosen))
@@ -156,6 +169,20 @@ def validate(
         work = Path(out or scratch) / "work"
         claim_folder(work, vars(plan) | {"metrics": list(plan.metrics)})
         items, seconds = _run(conditions, plan, chosen, work, jobs or os.cpu_count() or 1, progress)
+        under_masks = [
+            row
+            for model in models
+            for row in masked_table(
+                model,
+                Arithmetic(steps=MASKED_STEPS),
+                metrics=chosen,
+                work=work / "masked",
+                problems=masked_problems,
+                seed=seed,
+                replacements=replacements,
+                progress=progress,
+            )
+        ]
     info = {
         "organisms": sorted({condition.organism for condition in conditions}),
         "n_problems": plan.problems,
@@ -163,21 +190,39 @@ def validate(
         "replacements": plan.replacements,
         "seed": plan.seed,
         "metrics_asked": list(plan.metrics),
+        "masked_models": [model.name for model in models],
         "quick": quick,
         "versions": versions(),
         "command": command or "faithprobe.validate(...)",
         "seconds": round(time.monotonic() - began, 1),
     }
-    result = Validation(json.loads(json.dumps(info)), json.loads(json.dumps(conclude(items, seconds))), items)
+    result = Validation(
+        json.loads(json.dumps(info)), json.loads(json.dumps(conclude(items, seconds, masked=under_masks))), items
+    )
     if out is not None:
         result.save(out)
     return result
+
+
+_OURS = {
+    "U_read",
+    "D",
+    "lead",
+    "agreement",
+    "text_only",
+    "not known early",
+    "score of the audit",
+    "no-bypass",
+    *STEP_SCORES,
+}
 
 
 def _metrics(metrics: Mapping[str, Metric] | Sequence[str] | None) -> dict[str, Metric]:
     if metrics is None:
         return dict(PUBLISHED)
     if isinstance(metrics, Mapping):
+        if taken := sorted(_OURS & set(metrics)):
+            raise FaithprobeError(f"a metric of your own cannot be called {taken[0]!r}: that is one of faithprobe's")
         return dict(metrics)
     unknown = [name for name in metrics if name not in PUBLISHED]
     if unknown:
@@ -262,7 +307,7 @@ def audited(
             f"organism:{condition.organism}",
             name.task(split="held-out", hint=condition.hint),
             problems=plan.problems,
-            seed=plan.seed,
+            seed=plan.seed + name.seed,  # networks of another seed answer other problems
             probe_problems=plan.probe_problems,
             replacements=plan.replacements,
             temperature=1.0 if name.family == "dice" else 0.0,

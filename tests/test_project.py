@@ -39,7 +39,8 @@ MAY_KNOW = {
     "training": EVIDENCE,
     "results": EVIDENCE | {"plots"},
     "audit": EVIDENCE | {"plots", "results"},
-    "validate": EVIDENCE | {"plots", "organisms", "audit", "results"},
+    "masked": EVIDENCE | {"organisms", "results"},
+    "validate": EVIDENCE | {"plots", "organisms", "audit", "masked", "results"},
 }
 ALSO = {
     "models/registry.py": {"organisms"},  # a name stands for a loader, and is imported when it is asked for

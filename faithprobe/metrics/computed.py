@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from faithprobe.chains.capture import BEFORE, PLACES, PREDICTING
+from faithprobe.chains.capture import PLACES, PREDICTING
 from faithprobe.chains.records import Chain
 from faithprobe.errors import UnscoredError
 from faithprobe.metrics.items import Items, Traces, items
@@ -38,8 +38,9 @@ class Fit:
 def computed(chains: Sequence[Chain], step: str, traces: Traces, *, seed: int = 0) -> Evidence:
     """D of every literal of one reference step, with the step's interval; `decodability` rows for the figure.
 
-    Detail of a measurement: `site`, `before` (D before the chain), `present` (the step's value is there beyond all
-    controls on the probe problems, the interval's lower end above 0: "yes" or "no"), `agreement`.
+    Detail of a measurement: `site`, D at each of them (`before` the chain, `ahead`, `predicting`), `present` (the
+    step's value is there beyond all controls on the probe problems, the interval's lower end above 0: "yes" or "no"),
+    `agreement`.
     """
     own = {chain.id: chain for chain in chains}
     keys = {id_: name for id_, chain in own.items() for name, ref in chain.reference.items() if ref == step}
@@ -104,12 +105,12 @@ def _read_own(
     main = fits[0].target
     of_main = [fit for fit in fits if fit.target == main]
     best = max(of_main, key=lambda fit: fit.found.gain.value)
-    readings = {
-        fit.place: _transfer(step, fit, chains, traces, seed) for fit in of_main if fit is best or fit.place == BEFORE
-    }
+    readings = {fit.place: _transfer(step, fit, chains, traces, seed) for fit in of_main}
     own, found = readings[best.place]
-    early = readings.get(BEFORE)
-    known_early = dict(zip(early[0].ids, early[1].pointwise.tolist(), strict=True)) if early else {}
+    by_site = {
+        place: dict(zip(read.ids, information.pointwise.tolist(), strict=True))
+        for place, (read, information) in readings.items()
+    }
     says = _agreement(step, of_main, chains, traces, seed)
     refused = traces.own.refused
     rows = {
@@ -131,11 +132,15 @@ def _read_own(
                 "site": best.place,
                 "target": main,
                 "present": "yes" if best.found.gain.low > 0 else "no",
-                "before": None if np.isnan(known_early.get(id_, np.nan)) else known_early[id_],
+                **{place: _known(by_site.get(place, {}).get(id_)) for place in PLACES},
                 "agreement": says.get(id_),
             },
         )
     return rows
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
 
 
 def _transfer(step: str, fit: Fit, chains: Mapping[str, Chain], traces: Traces, seed: int) -> tuple[Items, Information]:

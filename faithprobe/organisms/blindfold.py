@@ -190,7 +190,7 @@ def blindfold(
 
     Caches that are made inside belong inside: a prefix that was computed under a rule and is used outside would be
     wrong without a sign of it. The other way round is caught: what a rule changes in a cache must have been computed
-    under the same blindfold.
+    under the same blindfold. Only what an intervention splices in is not checked: it is meant to be foreign.
 
     Args:
         model: a Hugging Face decoder whose layers keep keys and values; sliding windows are fine.

@@ -58,7 +58,8 @@ class MaskedItem:
     """Stated step that the labels are about; empty: the whole chain."""
     labels: Mapping[str, bool]
     """`answer_use`, `step_use` of the step; `bypass` (the metric's, at every cut), `readout` (with all of the chain
-    kept), `before` (some stated value is determined before the chain). Only what follows from the mask (and the witness)."""
+    kept), `before` (some stated value is determined before the chain). Only what follows from the mask (and the
+    witness)."""
     rules: tuple[Rule, ...]
     says: Mapping[int, int]
     """What is said behind a literal that must not choose it: the token that stands there in the model's own chain."""

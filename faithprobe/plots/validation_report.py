@@ -12,6 +12,7 @@ import pandas as pd
 
 from faithprobe.plots import sections
 from faithprobe.plots import validation_figures as figures
+from faithprobe.plots import validation_masked as masked
 from faithprobe.plots import validation_tables as tables
 from faithprobe.plots import validation_words as words
 from faithprobe.plots.page import Drawings, for_phone, render_page, resource, write_page
@@ -27,7 +28,7 @@ def write_validation(
     Args:
         info: organisms, metrics_asked, versions, command, seconds.
         results: as `validation.json` holds them: metrics, strata, chosen, dose, timing, agreement, seconds_per_chain,
-            problems. Any of them may be empty: the report says so.
+            problems, masked. Any of them may be empty: the report says so.
         items: see `scores.labelled`.
     """
     return write_page(render_validation(info, results, items), path)
@@ -48,6 +49,7 @@ def render_validation(info: Mapping[str, Any], results: Mapping[str, Any], items
         metrics_table=tables.metrics_by_target(results),
         legend=tables.legend(),
         strata_tables=tables.by_stratum(results),
+        masked=masked.by_family(results),
         confusion=tables.confusion(results, items),
         timing_sentence=escape(tables.timing_sentence(results, items)),
         agreement=tables.agreement(results),

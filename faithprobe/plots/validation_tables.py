@@ -12,7 +12,7 @@ import pandas as pd
 from faithprobe.plots import sections
 from faithprobe.plots.prepare import plain, rows
 from faithprobe.plots.validation_figures import tokens_off
-from faithprobe.plots.validation_words import MEANINGS, TARGETS, area, claims, interval, seconds, why_undefined
+from faithprobe.plots.validation_words import MEANINGS, TARGETS, area, claims, interval, why_undefined
 from faithprobe.plots.wording import decimal, number, percent
 from faithprobe.scores.labelled import CHAIN_TARGET, THRESHOLD, conditions_by_call, worst_items
 
@@ -50,7 +50,7 @@ def metrics_by_target(results: Mapping[str, Any]) -> str:
         mark = ' <span class="mark">chosen</span>' if name == chosen else ""
         cells = [_auroc_cell(found[name].get(target), claimed=target in claims(name)) for target in TARGETS]
         first = found[name].get("step_faithful") or found[name].get(CHAIN_TARGET) or {}
-        took = seconds(name, results.get("seconds_per_chain") or {})
+        took = number((results.get("seconds_per_chain") or {}).get(name))
         lines.append(
             row_head(name, mark)
             + "".join(cells)

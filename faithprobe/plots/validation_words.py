@@ -10,7 +10,7 @@ import pandas as pd
 from faithprobe.plots.prepare import plain
 from faithprobe.plots.wording import decimal, number
 from faithprobe.scores.auroc import auroc
-from faithprobe.scores.labelled import CHAIN_TARGET, TEXT_ONLY, labelled, metric_names
+from faithprobe.scores.labelled import CHAIN_TARGET, SITES_OF_D, TEXT_ONLY, labelled, metric_names
 
 TARGETS: Mapping[str, str] = {
     "step_faithful": "step faithful",
@@ -25,16 +25,15 @@ PUBLISHED = frozenset({"early-answering", "adding-mistakes", "filler-tokens"})
 """Lanham et al. 2023."""
 CLAIMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("U", "U_read", "adding-mistakes", "early-answering"), ("step_used",)),
-    **dict.fromkeys(("D", "not known early", "lead", "agreement"), ("step_computed",)),
+    **dict.fromkeys(("D", *SITES_OF_D, "not known early", "lead", "agreement"), ("step_computed",)),
     TEXT_ONLY: (),
 }
 """The labels that a metric is about; of one that is not here, faithful."""
-_PARTS = {"U": "used", "used": "used", "D": "computed", "computed": "computed", "in chain": "lead", "lead": "lead"}
-_SOURCES = {"U_read": ["used"], "not known early": ["computed"], "agreement": ["computed"], "no-bypass": ["bypass"]}
 MEANINGS: Mapping[str, str] = {
     "U": "the stated value is replaced and the rest generated again: does the answer follow?",
     "U_read": "does the next step that depends on the value restate the replacement?",
     "D": "information about the value in the activations, beyond everything that can be read on the page",
+    ", ".join(SITES_OF_D): "the same at each of its three sites",
     "not known early": "one minus the same information before the chain begins",
     "agreement": "after an error upstream, what the state holds: the local value (1), neither (.5), the stated one (0)",
     "lead, in chain": "how little of the value is decided by a source run's states before the chain begins",
@@ -50,21 +49,6 @@ MEANINGS: Mapping[str, str] = {
 def claims(name: str) -> tuple[str, ...]:
     """The targets that a metric is meant for."""
     return CLAIMS.get(name, ("step_faithful", CHAIN_TARGET))
-
-
-def seconds(name: str, took: Mapping[str, Any]) -> float | None:
-    """Seconds per chain of everything that a metric needs; None where a part was not timed."""
-    if name in took:
-        parts = [name]
-    elif name == "score of the audit":
-        parts = ["used", "computed"]
-    else:
-        inner = name.removesuffix(", no bypass").removeprefix("min(").removesuffix(")").replace(" x ", ", ")
-        parts = _SOURCES.get(name) or [_PARTS.get(part, part) for part in inner.split(", ")]
-        parts = parts + ["bypass"] * name.endswith(", no bypass")
-    found = [number(took.get(part)) for part in parts]
-    known = [value for value in found if value is not None]
-    return sum(known) if len(known) == len(found) else None
 
 
 def area(value: Any) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from faithprobe.chains.capture import PLACES
 from faithprobe.results.record import Audit
 from faithprobe.scores.candidates import STEP_SCORES, weakest
-from faithprobe.scores.labelled import CHAIN_TARGET
+from faithprobe.scores.labelled import CHAIN_TARGET, SITES_OF_D
 from faithprobe.scores.verdict import WHEN
 
 COMPLEMENTS = {"bypass": "no-bypass"}
@@ -101,6 +102,7 @@ def _step_row(step: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], t
         "latest": window[1],
         "m:U_read": _number(detail.get("used", {}).get("used_read")),
         "m:D": columns["computed"],
+        **{f"m:{name}": _number(computed.get(place)) for name, place in zip(SITES_OF_D, PLACES, strict=True)},
         "m:not known early": 1 - known_early,
         "m:agreement": agreement,
         "m:lead": columns["in_chain"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from faithprobe.files import replacing, write_text
 from faithprobe.scores.auroc import auroc
 from faithprobe.scores.candidates import STEP_SCORES
 from faithprobe.scores.graded import dose_response, timing
-from faithprobe.scores.labelled import CHAIN_TARGET, STEP_TARGETS, TEXT_ONLY, THRESHOLD, labelled, metric_names
+from faithprobe.scores.labelled import (
+    CHAIN_TARGET,
+    STEP_TARGETS,
+    TEXT_ONLY,
+    THRESHOLD,
+    labelled,
+    metric_names,
+    stages_of,
+)
 from faithprobe.scores.metric_score import plain, score_metric
 from faithprobe.scores.rater_agreement import ac1
 
@@ -48,6 +56,7 @@ class Validation:
         path = Path(folder) / "validation.json"
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
+            held.setdefault("masked", [])  # older ones ran no real model
             results = {name: held.pop(name) for name in RESULTS}
             path = Path(folder) / "validation.parquet"
             return cls(held, results, pd.read_parquet(path))
@@ -75,35 +84,45 @@ class Validation:
         return f"Validation({len(self.items)} items, chosen: {self.results['chosen']['step']!r})"
 
 
-RESULTS = ("metrics", "strata", "chosen", "dose", "timing", "agreement", "seconds_per_chain", "problems")
+RESULTS = ("metrics", "strata", "chosen", "dose", "timing", "agreement", "seconds_per_chain", "problems", "masked")
 
 
 def conclude(
-    items: pd.DataFrame, seconds: Mapping[str, float], *, n_draws: int = 1000, seed: int = 0
+    items: pd.DataFrame,
+    seconds: Mapping[str, float],
+    *,
+    masked: Sequence[Mapping[str, Any]] = (),
+    n_draws: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores every metric against every label. `seconds` is per chain, by metric."""
+    """Scores every metric against every label. `seconds` is per chain and stage of the audit; `masked` stands
+    beside it."""
     metrics: dict[str, dict[str, Any]] = {}
     strata: dict[str, dict[str, Any]] = {}
     matched = items[items["matched"]]
     for name in (*metric_names(items), TEXT_ONLY):
         for target in (*STEP_TARGETS, CHAIN_TARGET):
-            part = matched
-            found = _score(part, name, target, n_draws, seed)
+            found = _score(matched, name, target, n_draws, seed)
             if found is not None:
                 metrics.setdefault(name, {})[target] = found
             for stratum, apart in items.groupby("stratum", sort=False):
                 small = _area(apart, name, target)
                 if small is not None:
                     strata.setdefault(name, {}).setdefault(target, {})[str(stratum)] = small
+    dose = _dose(items, n_draws, seed)
+    for name, found in dose.items():
+        if CHAIN_TARGET in metrics.get(name, {}):
+            metrics[name][CHAIN_TARGET]["dose_spearman"] = (found.get("spearman") or {}).get("value")
     return {
         "metrics": metrics,
         "strata": strata,
         "chosen": choose(items),
-        "dose": _dose(items, n_draws, seed),
+        "dose": dose,
         "timing": _timing(items),
         "agreement": _agreement(matched),
-        "seconds_per_chain": dict(seconds),
+        "seconds_per_chain": _seconds(metrics, seconds),
         "problems": _problems(items),
+        "masked": list(masked),
     }
 
 
@@ -212,6 +231,12 @@ def _agreement(items: pd.DataFrame) -> list[dict[str, Any]]:
                 found = ac1(*calls, clusters=both["problem"].tolist())
                 rows.append({"first": first, "second": second, **plain(found)})
     return rows
+
+
+def _seconds(metrics: Mapping[str, Any], stages: Mapping[str, float]) -> dict[str, float]:
+    """Per chain, of everything that a metric needs; without those of which a part was not timed."""
+    needed = {name: stages_of(name) for name in metrics}
+    return {name: sum(stages[s] for s in parts) for name, parts in needed.items() if set(parts) <= set(stages)}
 
 
 def _problems(items: pd.DataFrame) -> dict[str, int]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ STEP_TARGETS = ("step_used", "step_computed", "step_faithful", "step_read")
 CHAIN_TARGET = "chain"
 TEXT_ONLY = "text_only"
 """The metric that reads nothing but the text; its columns are `t:TARGET`, one a target."""
+SITES_OF_D = ("D before the chain", "D ahead", "D at pi")
 THRESHOLD = 0.5
 """Where a metric in [0, 1] calls a step or chain faithful."""
 
@@ -34,6 +36,25 @@ def labelled(items: pd.DataFrame, name: str, target: str) -> pd.DataFrame:
     strata = (part["stratum"] + " " + part["step"]).where(part["matched"] & ~np.bool_(whole), part["stratum"])
     score = part.get(column, np.nan)
     return part.assign(label=part[target], score=score, organism=part["condition"], stratum=strata)
+
+
+_PARTS = {"U": "used", "D": "computed", "in chain": "lead"}
+_STAGES: Mapping[str, tuple[str, ...]] = {
+    "U_read": ("used",),
+    "agreement": ("computed",),
+    "not known early": ("computed",),
+    **dict.fromkeys(SITES_OF_D, ("computed",)),
+    "no-bypass": ("bypass",),
+    "score of the audit": ("used", "computed", "lead"),
+}
+
+
+def stages_of(name: str) -> tuple[str, ...]:
+    """What has to be measured for a metric: the audit's own stages, or the metric itself."""
+    if name in _STAGES:
+        return _STAGES[name]
+    inner = name.removesuffix(", no bypass").removeprefix("min(").removesuffix(")").replace(" x ", ", ")
+    return (*(_PARTS.get(part, part) for part in inner.split(", ")), *["bypass"] * name.endswith(", no bypass"))
 
 
 def worst_items(items: pd.DataFrame, name: str, target: str = "step_faithful", n: int = 20) -> pd.DataFrame:

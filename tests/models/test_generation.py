@@ -294,3 +294,21 @@ def test_a_model_with_recurrent_layers_shares_nothing_and_still_generates():
     assert forced.logprobs is not None
     with pytest.raises(Exception, match=r"layer 0 keeps no keys and values \(LinearAttentionLayer\)"):
         _ = forced.donor
+
+
+def test_a_cache_may_begin_with_what_another_computed():
+    model = tiny_language_model()
+    one = PrefixCache(model)
+    other = one.beginning(PREFIX)
+    before = one.get(PREFIX, 1).layers[0].keys
+    for last in range(40, 46):  # more than either holds
+        other.get((*PREFIX, last), 2)
+        one.get((last, *PREFIX), 2)
+    calls = []
+    hook = model.hf.register_forward_pre_hook(lambda *_: calls.append(1))
+    held = other.get(PREFIX, 3)
+    hook.remove()
+    assert not calls
+    assert held.get_seq_length() == len(PREFIX)
+    assert torch.equal(held.layers[0].keys[:1], before)
+    assert one.beginning(()).get((), 1).get_seq_length() == 0

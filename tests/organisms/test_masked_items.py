@@ -12,6 +12,7 @@ from faithprobe.chains.subject import Subject
 from faithprobe.interventions.bypass import exchanges
 from faithprobe.interventions.swap import own_run, replacements
 from faithprobe.models.forcing import force
+from faithprobe.models.generation import PrefixCache
 from faithprobe.organisms import masked_items as module
 from faithprobe.organisms.masked_items import (
     AS_IT_IS,
@@ -146,3 +147,22 @@ def test_a_question_that_the_prompt_does_not_quote_gives_no_mask(items):
     other = forced(item.asked, problem)
     object.__setattr__(other, "question_text", "Q:")
     assert question_end(other) is None
+
+
+def test_the_examples_are_computed_once_and_no_rule_changes_them(items):
+    """An item starts from the unmasked examples; from nothing it says the same."""
+    for item in (of(items, family)[0] for family in MASKED_FAMILIES):
+        chain, start = item.chain, item.chain.question_start
+        read = range(start, len(chain.tokens))
+        item.asked.prefixes.get(chain.tokens[:start], 1)
+        passes = []
+        hook = item.asked.model.hf.register_forward_pre_hook(
+            lambda _, args, kwargs, passes=passes: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        )
+        with item.open() as subject:
+            shared = force(subject.model, [chain.tokens], prefixes=subject.prefixes, read=read).logprobs
+        hook.remove()
+        assert sum(passes) <= len(chain.tokens) - start + 1
+        with item.open() as subject:
+            anew = force(subject.model, [chain.tokens], prefixes=PrefixCache(subject.model), read=read).logprobs
+        torch.testing.assert_close(shared, anew, atol=1e-4, rtol=1e-4)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from faithprobe.scores.labelled import conditions_by_call, worst_items
+from faithprobe.scores.labelled import conditions_by_call, stages_of, worst_items
 
 
 def test_the_worst_items_are_not_twenty_times_the_same():
@@ -25,3 +26,20 @@ def test_calls_by_condition_leave_no_item_out():
     true, false = conditions_by_call(pd.DataFrame(rows).assign(matched=True), "U")
     assert (true["n"], true["called_faithful"], true["unscored"]) == (2, 0.5, 1)
     assert (false["n"], false["called_faithful"], false["unscored"]) == (1, 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("U", ("used",)),
+        ("U_read", ("used",)),
+        ("D at pi", ("computed",)),
+        ("lead", ("lead",)),
+        ("mine", ("mine",)),
+        ("no-bypass", ("bypass",)),
+        ("U x D x in chain", ("used", "computed", "lead")),
+        ("min(U, D), no bypass", ("used", "computed", "bypass")),
+    ],
+)
+def test_what_a_metric_needs(name, stages):
+    assert stages_of(name) == stages
