@@ -183,6 +183,8 @@ def validate(
                 progress=progress,
             )
         ]
+        progress.note("scoring every metric against every label")
+        results = conclude(items, seconds, masked=under_masks)
     info = {
         "organisms": sorted({condition.organism for condition in conditions}),
         "n_problems": plan.problems,
@@ -196,9 +198,7 @@ def validate(
         "command": command or "faithprobe.validate(...)",
         "seconds": round(time.monotonic() - began, 1),
     }
-    result = Validation(
-        json.loads(json.dumps(info)), json.loads(json.dumps(conclude(items, seconds, masked=under_masks))), items
-    )
+    result = Validation(json.loads(json.dumps(info)), json.loads(json.dumps(results)), items)
     if out is not None:
         result.save(out)
     return result
