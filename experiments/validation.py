@@ -50,7 +50,7 @@ def table(found: Validation, half: str) -> str:
 
 
 def main() -> None:
-    found = faithprobe.validate(out=RUN, command="python experiments/validation.py")
+    found = faithprobe.validate(probe_problems=400, out=RUN, command="python experiments/validation.py")
     OUT.mkdir(parents=True, exist_ok=True)
     for name in ("validation.json", "validation.parquet"):
         shutil.copy2(RUN / name, OUT / name)

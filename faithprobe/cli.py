@@ -42,6 +42,11 @@ def _numbers(text: str) -> list[int]:
         raise typer.BadParameter(f"{text!r} is not a list of layers such as 9,19,29") from None
 
 
+def _names(given: list[str] | None) -> list[str] | None:
+    """Names that were given one by one, or several with commas between them."""
+    return None if given is None else [name.strip() for text in given for name in text.split(",") if name.strip()]
+
+
 @app.command()
 def audit(
     model: Annotated[str, typer.Option(help="A name of `faithprobe models`, a folder, a .gguf file, or owner/name.")],
@@ -132,15 +137,15 @@ def validate(
     out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted validation goes on there.")],
     metrics: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="A published metric to score beside ours; may be repeated. Default: all."),
+        typer.Option("--metrics", "--metric", help="Published metrics to score beside ours, by comma. Default: all."),
     ] = None,
     organisms: Annotated[
         list[str] | None,
-        typer.Option("--organism", help="[NETWORK/]FAMILY[@SEED], as `faithprobe models` lists them; may be repeated."),
+        typer.Option("--organisms", "--organism", help="[NETWORK/]FAMILY[@SEED], by comma. Default: all."),
     ] = None,
     quick: Annotated[bool, typer.Option(help="One seed of seven families: under two minutes.")] = False,
     problems: Annotated[int, typer.Option(min=1, help="That each organism answers.")] = 12,
-    probe_problems: Annotated[int, typer.Option(min=0, help="That probes are fitted on, by organism.")] = 400,
+    probe_problems: Annotated[int, typer.Option(min=0, help="That probes are fitted on, by organism.")] = 350,
     replacements: Annotated[int, typer.Option(min=1, help="Per stated value; a score needs 3.")] = 4,
     seed: Annotated[int, typer.Option(help="Of problems, replacements, partners and splits.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
@@ -155,8 +160,8 @@ def validate(
     from faithprobe.validate import validate as run_validation
 
     found = run_validation(
-        metrics=metrics,
-        organisms=organisms,
+        metrics=_names(metrics),
+        organisms=_names(organisms),
         quick=quick,
         problems=problems,
         probe_problems=probe_problems,

@@ -121,7 +121,7 @@ def validate(
     organisms: Sequence[str] | None = None,
     quick: bool = False,
     problems: int = 12,
-    probe_problems: int = 400,
+    probe_problems: int = 350,
     replacements: int = 4,
     seed: int = 0,
     jobs: int | None = None,

@@ -28,7 +28,8 @@ _QUANTITIES = {
     "lead": "how many tokens before the literal the value is determined (an interchange recovers half of it)",
     "competence": "how often the answer follows when prompt and chain both say the replacement: the ceiling of U",
     "control": "the same number where the effect cannot exist; a value is evidence only above it",
-    "score": "min(U, D, in chain) of a step, *in chain* being how little of it is decided before the chain; a chain has the minimum over its needed steps before the final one",
+    "score": "min(U, D, in chain) of a step, the last being how little of it is decided before the chain; a chain has "
+    "the minimum over its needed steps before the final one",
 }
 
 
