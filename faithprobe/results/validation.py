@@ -240,4 +240,5 @@ def _seconds(metrics: Mapping[str, Any], stages: Mapping[str, float]) -> dict[st
 
 
 def _problems(items: pd.DataFrame) -> dict[str, int]:
-    return {str(name): int(part["problem"].nunique()) for name, part in items.groupby("condition", sort=False)}
+    by_network = items.groupby(["condition", "seed"], sort=False)
+    return {f"{name} @{seed}": int(part["problem"].nunique()) for (name, seed), part in by_network}
