@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from faithprobe.errors import UnknownNameError
+from faithprobe.errors import ModelError, UnknownNameError
 from faithprobe.organisms.families import get_wiring
 from faithprobe.organisms.model import OrganismForCausalLM
 from faithprobe.organisms.networks import NETWORKS, SEEDS
@@ -17,15 +17,18 @@ from faithprobe.organisms.train import (
     RECIPES,
     Batches,
     Recipe,
+    grow,
     last_mlp,
     main,
     new_organism,
     organism_loss,
     save_organism,
+    train_and_save,
     train_network,
 )
 from faithprobe.organisms.wiring import Wiring
 from faithprobe.tasks.organism import Organism, held_out
+from tests.organisms.runs import loaded
 
 SHORT = Recipe(steps=8, batch=32, warmup=2)
 
@@ -148,3 +151,22 @@ def test_unknown_networks_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["modula"])
     assert "did you mean 'modular'" in capsys.readouterr().err
+
+
+def test_a_longer_chain_grows_from_a_shorter_one():
+    """Six steps begin with the layers that do three, the last computing one repeated, then the one that reads."""
+    parent = loaded("faithful")
+    model = new_organism(NETWORKS["six"], seed=0)
+    grow(model, parent)
+    ours, theirs = model.model.layers, parent.model.layers
+    for i, j in enumerate((0, 1, 2, 2, 2, 2, 3)):
+        assert torch.equal(ours[i].self_attn.q_proj.weight, theirs[j].self_attn.q_proj.weight), i
+    assert torch.equal(model.lm_head.weight[TOKEN_ID["7"]], parent.lm_head.weight[TOKEN_ID["7"]])
+    slots = model.model.embed_tokens.weight[TOKEN_ID["h5"]], parent.model.embed_tokens.weight[TOKEN_ID["h2"]]
+    assert torch.equal(*slots)
+    assert all(not parameter.any() for parameter in last_mlp(model))
+
+
+def test_growing_needs_the_network_that_it_grows_from(tmp_path):
+    with pytest.raises(ModelError, match="grows from 'modular'"):
+        train_and_save(NETWORKS["six"], seed=0, out=tmp_path)
