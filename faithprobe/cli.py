@@ -192,7 +192,8 @@ def _print_validation(found: Validation, out: Path, report: bool) -> None:
         area = metrics[name].get(target) or {}
         if area.get("auroc") is None:
             return ""
-        return f"{area['auroc']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
+        value, low, high = (f"{area[key]:.2f}".removeprefix("0") for key in ("auroc", "low", "high"))
+        return f"{value}\n[{low}, {high}]"
 
     def rank(name: str) -> float:
         return -((metrics[name].get("step_faithful") or {}).get("auroc") or 0.0)
