@@ -24,11 +24,8 @@ def first_half(subject, chains, settings):
     return Evidence("first half", rows)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Four organisms that print the same text, 6 problems each, all evidence but probes, in this process."""
-    out = tmp_path_factory.mktemp("validation")
-    found = faithprobe.validate(
+def run_small(out):
+    return faithprobe.validate(
         metrics={"first half": first_half},
         organisms=FEW,
         problems=6,
@@ -38,6 +35,13 @@ def small(tmp_path_factory):
         out=out,
         show_progress=False,
     )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Four organisms that print the same text, 6 problems each, all evidence but probes, in this process."""
+    out = tmp_path_factory.mktemp("validation")
+    found = run_small(out)
     return found, out
 
 
@@ -117,16 +121,7 @@ def test_a_validation_is_saved_and_loaded(small):
 def test_finished_conditions_are_kept(small, monkeypatch):
     _, out = small
     monkeypatch.setattr(sys.modules["faithprobe.validate"], "audit", lambda *_, **__: pytest.fail("measured again"))
-    again = faithprobe.validate(
-        metrics={"first half": first_half},
-        organisms=FEW,
-        problems=6,
-        probe_problems=0,
-        replacements=3,
-        jobs=1,
-        out=out,
-        show_progress=False,
-    )
+    again = run_small(out)
     assert again.results["metrics"]["U"]["step_used"]["auroc"] == 1.0
     with pytest.raises(StoreError, match="other settings"):
         faithprobe.validate(organisms=FEW, problems=7, jobs=1, out=out, show_progress=False)
