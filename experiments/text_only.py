@@ -27,7 +27,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from faithprobe.audit import versions
 from faithprobe.chains.subject import Subject
 from faithprobe.files import write_text
 from faithprobe.models import load_model
@@ -36,6 +35,7 @@ from faithprobe.organisms import WEIGHTS
 from faithprobe.organisms.networks import NETWORKS, every_organism
 from faithprobe.organisms.tokenizer import VOCABULARY, organism_tokenizer
 from faithprobe.results.text_only import with_text_only
+from faithprobe.results.versions import versions
 from faithprobe.scores.auroc import Auroc, auroc
 from faithprobe.scores.labelled import CHAIN_TARGET
 from faithprobe.validate import Condition, truth_of

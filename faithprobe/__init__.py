@@ -9,19 +9,20 @@ if TYPE_CHECKING:
     from faithprobe.audit import Audit, audit
     from faithprobe.errors import FaithprobeError
     from faithprobe.models import load_model, register_model
+    from faithprobe.probe import Probes, probe
     from faithprobe.tasks import Problem, Task, load_task, register_task
     from faithprobe.validate import Validation, validate
 
 __version__ = "0.1.0"
-_HOMES = dict.fromkeys(("Audit", "audit"), "audit") | dict.fromkeys(("Validation", "validate"), "validate")
-_HOMES |= {"FaithprobeError": "errors"} | dict.fromkeys(("load_model", "register_model"), "models")
-_HOMES |= dict.fromkeys(("Problem", "Task", "load_task", "register_task"), "tasks")
-__all__ = ["Audit", "FaithprobeError", "Problem", "Task", "Validation", "audit", "validate"]
+_HOMES = {"Audit": "audit", "Probes": "probe", "Validation": "validate"}
+_HOMES |= {job: job for job in _HOMES.values()} | dict.fromkeys(("load_model", "register_model"), "models")
+_HOMES |= dict.fromkeys(("Problem", "Task", "load_task", "register_task"), "tasks") | {"FaithprobeError": "errors"}
+__all__ = ["Audit", "FaithprobeError", "Probes", "Problem", "Task", "Validation", "audit", "probe", "validate"]
 __all__ += ["load_model", "load_task", "register_model", "register_task"]
 
 
 class _Package(ModuleType):
-    """Loads public names when they are first used: torch and transformers wait until then."""
+    """Public names load at first use: torch waits until then. Modules named alike leave `audit` the function."""
 
     def __getattr__(self, name: str) -> object:
         if name not in _HOMES:
@@ -29,7 +30,6 @@ class _Package(ModuleType):
         return getattr(import_module(f"faithprobe.{_HOMES[name]}"), name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Importing the module `faithprobe.audit` sets it on the package; there, `audit` stays the function.
         super().__setattr__(name, getattr(value, name) if name in _HOMES and isinstance(value, ModuleType) else value)
 
     def __dir__(self) -> list[str]:

@@ -7,14 +7,12 @@ going to a store on disk; then probes are fitted on problems of their own and re
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +39,7 @@ from faithprobe.results.mediation import mediation_summary
 from faithprobe.results.parts import Part, claim_folder, load_evidence, load_part, merged, save_evidence, save_part
 from faithprobe.results.record import Audit, chain_view
 from faithprobe.results.verdicts import bypass_rows, evidence_rows, frame, outcome_rows, step_rows, summarise
+from faithprobe.results.versions import versions
 from faithprobe.scores.evidence import Evidence, Measurement
 from faithprobe.tasks import Problem, Task, load_task
 
@@ -339,16 +338,3 @@ def _info(model: LanguageModel, task: Task, plan: Plan, command: str, seconds: f
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
     return json.loads(json.dumps(info, default=str))  # as it is read back from its file
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on."""
-    packages = ("faithprobe", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy")
-    return {"python": sys.version.split()[0], **{name: _version(name) for name in packages}}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

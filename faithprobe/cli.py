@@ -1,20 +1,20 @@
-"""The command line: `faithprobe audit | validate | organisms | models | tasks`."""
+"""The command line: `faithprobe audit | probe | validate | organisms | models | tasks`."""
 
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faithprobe.cli_tables import print_probes, print_summary, print_told_apart
 from faithprobe.errors import FaithprobeError
 
 if TYPE_CHECKING:
-    from faithprobe.audit import Audit
     from faithprobe.validate import Validation
 
 app = typer.Typer(
@@ -35,11 +35,11 @@ def _option(text: str) -> tuple[str, object]:
         return name.replace("-", "_"), value
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str, example: str = "layers such as 9,19,29") -> list[int]:
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of layers such as 9,19,29") from None
+        raise typer.BadParameter(f"{text!r} is not a list of {example}") from None
 
 
 def _names(given: list[str] | None) -> list[str] | None:
@@ -98,38 +98,69 @@ def audit(
     )
     if report:
         found.report(out / "report.html")
-    _print_summary(found.summary(), out, report)
+    print_summary(found.summary(), out, report)
 
 
-def _print_summary(summary: Mapping[str, Any], out: Path, report: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
+@app.command()
+def probe(
+    model: Annotated[str, typer.Option(help="A name of `faithprobe models`, a folder, a .gguf file, or owner/name.")],
+    task: Annotated[str, typer.Option(help="A name of `faithprobe tasks`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted run goes on there.")],
+    problems: Annotated[int, typer.Option(min=1, help="That are read; memory does not grow with them.")] = 2000,
+    layers: Annotated[str | None, typer.Option(help="Layers to probe, such as 9,19,29; default: six.")] = None,
+    responses: Annotated[
+        str, typer.Option(help="generated, the model's own; or reference, teacher-forced and several times as fast.")
+    ] = "generated",
+    seed: Annotated[int, typer.Option(help="Of problems, splits, shuffles and the random twin.")] = 0,
+    moduli: Annotated[
+        str | None, typer.Option(help="Residues to read besides parity and last digit, such as 3,9.")
+    ] = None,
+    shuffles: Annotated[int, typer.Option(min=0, help="Shuffled labels for each target.")] = 20,
+    task_option: Annotated[
+        list[str] | None, typer.Option("--task-option", "-o", help="name=value, such as steps=3; may be repeated.")
+    ] = None,
+    chat: Annotated[bool, typer.Option(help="Ask through the model's chat template.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that go through the model together.")] = 32,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: float32 on a CPU.")] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+) -> None:
+    """Fit probes with all their controls while the model answers; several processes: torchrun -m faithprobe probe."""
+    from faithprobe.models import load_model
+    from faithprobe.probe import probe as run_probe
+    from faithprobe.tasks import load_task
 
-    def number(found: Mapping[str, Any] | None) -> str:
-        if not found or found.get("value") is None:
-            return "not measured"
-        return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}"
-
-    table = Table("measure", "value [95% interval]", title="What was found")
-    table.add_row("accuracy with the chain", number(summary["accuracy"]["with_chain"]))
-    table.add_row("accuracy without it", number(summary["accuracy"]["without_chain"]))
-    table.add_row("answer is the last stated value", number(summary["answer_is_last_stated"]))
-    table.add_row("used (U), non-final steps", number(summary["used"]))
-    table.add_row("next step restates the swap (U_read)", number(summary["used_read"]))
-    table.add_row("computed (D), non-final steps", number(summary["computed"]))
-    mediation = summary.get("mediation") or {}
-    table.add_row("total effect of the prompt", number(mediation.get("total")))
-    table.add_row("direct, past the chain", number(mediation.get("direct")))
-    table.add_row("indirect, through the chain", number(mediation.get("indirect")))
-    table.add_row("their interaction (no sum)", number(mediation.get("interaction")))
-    table.add_row("chain score", number(summary["chain_score"]))
-    for verdict, share in sorted(summary["verdicts"].items(), key=lambda item: -item[1]["share"]):
-        interval = f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}], {share['count']} steps"
-        table.add_row(f"verdict: {verdict}", interval)
-    Console().print(table)
-    print(f"tables and chains: {out}")
+    chosen = load_task(task, **dict(map(_option, task_option or [])))
+    found = run_probe(
+        load_model(model, dtype=dtype, device=_device_of_this_process(), trust_remote_code=trust_remote_code),
+        chosen,
+        problems=problems,
+        seed=seed,
+        layers=None if layers is None else _numbers(layers),
+        responses=responses,  # type: ignore[arg-type]  # checked there
+        moduli=() if moduli is None else _numbers(moduli, "moduli such as 3,9"),
+        shuffles=shuffles,
+        chat=chat,
+        temperature=temperature,
+        batch_size=batch_size,
+        out=out,
+        command="faithprobe " + shlex.join(sys.argv[1:]),
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process speaks for all
     if report:
-        print(f"report: {(out / 'report.html').resolve()}")
+        found.report(out / "report.html")
+    print_probes(found, out, report)
+
+
+def _device_of_this_process() -> str | None:
+    """Under `torchrun` each process has a GPU of its own, where there are enough; None leaves the choice."""
+    if "LOCAL_RANK" not in os.environ:
+        return None
+    import torch
+
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}" if torch.cuda.is_available() else None
 
 
 @app.command()
@@ -236,30 +267,7 @@ def organisms(
             command=f"faithprobe audit --model organism:{name} --task organism",
         )
         found[name].report(out / name.replace("/", "-") / "report.html")
-    _print_told_apart(found, out)
-
-
-def _print_told_apart(found: Mapping[str, Audit], out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    texts = {name: {chain["chain"]: chain["text"] for chain in audit.chains} for name, audit in found.items()}
-    first, *others = texts.values()
-    alike = [chain for chain, text in first.items() if all(other.get(chain) == text for other in others)]
-    if not alike:
-        print("these networks print no chain alike: name organisms of one network, such as faithful and post-hoc")
-        return
-    shown = alike[0]
-    table = Table("network", "step", "stated", "used (U)", "computed (D)", "when", "verdict")
-    for name, audit in found.items():
-        for step in audit.steps[audit.steps["chain"] == shown].to_dict("records"):
-            numbers = [f"{step[key]:.2f}" if step[key] == step[key] else "unscored" for key in ("used", "computed")]
-            table.add_row(name, step["step"], step["stated"], *numbers, step["when"] or "", step["verdict"])
-        table.add_section()
-    print(f"{len(alike)} of {len(first)} chains are printed alike by {' and '.join(found)}; the first of them:")
-    print(f"  {shown} = {first[shown].strip()}")
-    Console().print(table)
-    print(f"reports: {', '.join(str(out / name.replace('/', '-') / 'report.html') for name in found)}")
+    print_told_apart(found, out)
 
 
 @app.command()

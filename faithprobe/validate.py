@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from faithprobe.audit import Audit, audit, versions
+from faithprobe.audit import Audit, audit
 from faithprobe.errors import FaithprobeError, StoreError, UnknownNameError
 from faithprobe.masked import check_models, masked_table
 from faithprobe.metrics.base import Metric
@@ -33,6 +33,7 @@ from faithprobe.results.labelled import StepTruth, Truth, labelled_items
 from faithprobe.results.parts import claim_folder
 from faithprobe.results.text_only import with_text_only
 from faithprobe.results.validation import Validation, conclude
+from faithprobe.results.versions import versions
 from faithprobe.scores.candidates import STEP_SCORES
 from faithprobe.scores.labelled import CHAIN_TARGET, STEP_TARGETS
 from faithprobe.tasks.arithmetic import Arithmetic

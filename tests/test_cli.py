@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faithprobe import Audit
+from faithprobe import Audit, Probes
 from faithprobe.cli import main
 from faithprobe.models import model_names
 from faithprobe.tasks import task_names
@@ -66,6 +66,59 @@ def test_published_metrics_run_beside_ours(tmp_path, monkeypatch):
     whole = evidence[(evidence["metric"] == "adding-mistakes") & (evidence["step"] == "")]
     assert whole["value"].tolist() == [1.0, 1.0]
     assert {"adding-mistakes", "filler-tokens"} < set(evidence["metric"])
+
+
+PROBE = ["probe", "--model", "organism:post-hoc", "--task", "organism"]
+FEW = ["--problems", "400", "--layers", "3", "--shuffles", "2", "--responses", "reference"]
+
+
+def test_probe_writes_its_files_and_prints_what_is_known(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    options = [*FEW, "--moduli", "3,9", "-o", "split='train'", "--out", tmp_path]
+    assert faithprobe(*PROBE, *options, monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr()
+    probes = Probes.load(tmp_path)
+    assert probes.info["command"].startswith(
+        "faithprobe probe --model organism:post-hoc --task organism --problems 400"
+    )
+    assert (probes.layers, probes.info["task_options"]["split"]) == ([3], "train")
+    assert {"mod 3", "mod 9", "class", "value"} <= set(probes.sources["target"])
+    chosen = probes.sources[probes.sources["chosen"]]
+    for row in chosen[chosen["source"].isin(["activations", "beyond control"])].to_dict("records"):
+        score, low, high = (f"{round(row[name], 2) + 0.0:.2f}" for name in ("score", "low", "high"))
+        assert score in printed.out
+        assert f"[{low}, {high}]" in printed.out
+    assert "reading problems: 400/400" in printed.err
+    assert max(map(len, printed.out.partition("probes and tables")[0].splitlines())) <= 80
+    assert "…" not in printed.out
+    assert str((tmp_path / "report.html").resolve()) in printed.out
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+    monkeypatch.setenv("RANK", "1")  # not the first of several processes: the run is finished, and this one is silent
+    (tmp_path / "report.html").unlink()
+    assert faithprobe(*PROBE, *options, monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "lines"),
+    [
+        (["--responses", "x"], "responses must be 'generated' or 'reference', not 'x'", 1),
+        (["--layers", "7"], "blocks.7.hook_resid_post", 1),
+        (["--moduli", "1"], "moduli must be at least 2, not 1", 1),
+        (["--moduli", "a"], "is not a list of moduli such as 3,9", None),
+        (["--problems", "0"], "--problems", None),
+    ],
+)
+def test_errors_of_probe_name_what_is_wrong(arguments, words, lines, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert faithprobe(*PROBE, *FEW, "--out", tmp_path, *arguments, monkeypatch=monkeypatch) == 2
+    printed = capsys.readouterr()
+    shown = [line for line in printed.err.replace("\r", "\n").splitlines() if line and "Loading weights" not in line]
+    assert words in printed.err
+    assert lines in (None, len(shown))
+    assert "Traceback" not in printed.err
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ GROUND = {"errors", "files", "progress"}
 RECORDS = GROUND | {"tasks", "models", "chains", "scores"}
 EVIDENCE = RECORDS | {"probes", "interventions", "metrics"}
 MAY_KNOW = {
-    "__init__": {"audit", "errors", "models", "tasks", "validate"},
+    "__init__": {"audit", "errors", "models", "probe", "tasks", "validate"},
     "errors": set(),
     "files": {"errors"},
     "progress": set(),
@@ -39,6 +39,7 @@ MAY_KNOW = {
     "training": EVIDENCE,
     "results": EVIDENCE | {"plots"},
     "audit": EVIDENCE | {"plots", "results"},
+    "probe": EVIDENCE | {"plots", "results"},
     "masked": EVIDENCE | {"organisms", "results"},
     "validate": EVIDENCE | {"plots", "organisms", "audit", "masked", "results"},
 }
@@ -46,7 +47,7 @@ ALSO = {
     "models/registry.py": {"organisms"},  # a name stands for a loader, and is imported when it is asked for
     "training/callback.py": {"audit", "validate"},  # stands above the loss
 }
-TOP = {"cli", "__main__"}  # may know every room
+TOP = {"cli", "cli_tables", "__main__"}  # may know every room
 WITHOUT_MODELS = {"errors", "files", "plots", "scores", "tasks"}
 
 
@@ -115,18 +116,19 @@ def test_public_names_are_listed_and_unknown_ones_refused():
     "before",
     [
         "import faithprobe",
-        "import faithprobe.audit",
-        "from faithprobe.audit import Audit",
-        "import importlib; importlib.import_module('faithprobe.audit')",
-        "from faithprobe import audit",
+        "import faithprobe.{job}",
+        "from faithprobe.{job} import {result}",
+        "import importlib; importlib.import_module('faithprobe.{job}')",
+        "from faithprobe import {job}",
     ],
 )
-def test_audit_is_the_function_however_its_module_was_imported(before):
+@pytest.mark.parametrize(("job", "result"), [("audit", "Audit"), ("probe", "Probes"), ("validate", "Validation")])
+def test_a_job_is_the_function_however_its_module_was_imported(before, job, result):
     program = (
-        f"{before}\nimport faithprobe, types\n"
-        "assert isinstance(faithprobe.audit, types.FunctionType), faithprobe.audit\n"
-        "from faithprobe.audit import Audit\n"
-        "assert faithprobe.Audit is Audit"
+        f"{before.format(job=job, result=result)}\nimport faithprobe, types\n"
+        f"assert isinstance(faithprobe.{job}, types.FunctionType), faithprobe.{job}\n"
+        f"from faithprobe.{job} import {result}\n"
+        f"assert faithprobe.{result} is {result}"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

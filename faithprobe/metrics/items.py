@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from faithprobe.chains.records import Chain
 from faithprobe.chains.store import Trace
 from faithprobe.errors import TaskError
 from faithprobe.probes.inputs import Layers
-from faithprobe.tasks import Value
+from faithprobe.tasks import Graph, Value
+from faithprobe.tasks.graph import evaluate, is_number, show_value
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,30 @@ def items(chains: Mapping[str, Chain], step: str, place: str, trace: Trace, twin
     )
 
 
+@dataclass(frozen=True)
+class Described:
+    """What probes need to know of one step at one place, besides activations."""
+
+    local: Value | None
+    combination: str
+    slots: Mapping[str, Value]
+    last_literal: str
+    """The literal that is visible last: the type of a control task."""
+
+
+def describe(chain: Chain, step: str, place: str) -> Described:
+    """Of a stated step that has a literal in the chain."""
+    slots = _slots(chain, step, place)
+    before = [other for other in chain.stated if place != BEFORE and other.span[1] <= chain.literals[step].span[0]]
+    shown = [before[-1].value] if before else list(chain.problem.graph.inputs.values())[-1:]
+    return Described(
+        local=_local(chain, step),
+        combination=_combination(chain, step),
+        slots=slots,
+        last_literal=show_value(shown[0]) if shown else "",
+    )
+
+
 def _stated(chain: Chain, reference: str) -> str | None:
     """The stated step that is the counterpart of a reference step."""
     return next(
@@ -118,10 +144,12 @@ def _combination(chain: Chain, step: str) -> str:
 
 
 def _slots(chain: Chain, step: str, place: str) -> dict[str, Value]:
-    """The question shows every given input and operation; in the chain, earlier literals stand on the page as well."""
+    """The question shows every given input and operation, each alone and with its own sign; in the chain, earlier
+    literals stand on the page as well."""
     problem = chain.problem.graph
     slots: dict[str, Value] = dict(problem.inputs)
     slots |= {f"{other.name} is": other.expression for other in problem.steps}
+    slots |= _signed(problem)
     if place != BEFORE:
         literal = chain.literals[step]
         earlier = [other for other in chain.stated if other.span[1] <= literal.span[0]]
@@ -129,3 +157,16 @@ def _slots(chain: Chain, step: str, place: str) -> dict[str, Value]:
         operands = enumerate(chain.graph[step].operands)
         slots |= {f"operand {k}": chain.values[name] for k, name in operands if name in chain.values}
     return slots
+
+
+def _signed(graph: Graph) -> dict[str, Value]:
+    """What each given input adds to its step where all else is 0: `Subtract 5` says -5. Without these, a reader that is
+    linear in operands and in operations could not add up a sum with minus signs, which is linear in what is visible."""
+    found: dict[str, Value] = {}
+    for step in graph.steps:
+        for name in step.operands:
+            if name in graph.inputs and is_number(graph.inputs[name]):
+                alone = {**dict.fromkeys(step.operands, 0), name: graph.inputs[name]}
+                with suppress(TaskError, ArithmeticError, LookupError, ValueError):  # not defined at 0
+                    found[f"{name} in {step.name}"] = evaluate(step.expression, alone, graph.functions)
+    return found

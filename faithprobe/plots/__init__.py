@@ -1,4 +1,5 @@
-"""Figures and the HTML report of an audit. Plotly and pandas load only when a figure or a report is asked for."""
+"""Figures and the HTML reports of an audit and of a probe run. Plotly and pandas load only when one is
+asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from faithprobe.plots.curves import decodability, lead_curves
     from faithprobe.plots.figures import accuracy, bypass, mediation, use_outcomes, when_by_used
+    from faithprobe.plots.probes import decodable_not_used, probe_curves, write_probe_report
     from faithprobe.plots.report import ReportInput, render_report, write_report
 
 _HOMES = {
@@ -18,6 +20,9 @@ _HOMES = {
     "accuracy": "figures",
     "decodability": "curves",
     "lead_curves": "curves",
+    "decodable_not_used": "probes",
+    "probe_curves": "probes",
+    "write_probe_report": "probes",
     "ReportInput": "report",
     "render_report": "report",
     "write_report": "report",
@@ -39,10 +44,13 @@ __all__ = [
     "accuracy",
     "bypass",
     "decodability",
+    "decodable_not_used",
     "lead_curves",
     "mediation",
+    "probe_curves",
     "render_report",
     "use_outcomes",
     "when_by_used",
+    "write_probe_report",
     "write_report",
 ]

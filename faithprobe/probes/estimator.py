@@ -13,12 +13,13 @@ components fitted to all training items of the outer fold: these use no label an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from faithprobe.probes.logistic import Batch
+from faithprobe.probes.logistic import Array, Batch
 from faithprobe.probes.splits import Fold
 
 PENALTIES = (0.01, 1.0, 30.0, 1000.0)
@@ -36,6 +37,8 @@ class Reading:
 
     inner_loss: float
     """Bits per item in the inner folds, at the chosen penalty: what layers are chosen by."""
+    inner_losses: np.ndarray
+    """(training items,) bits of each, likewise; NaN where no inner fold leaves the item out."""
     penalty: float
     probabilities: np.ndarray
     """(evaluated items, classes), the null predictor mixed in."""
@@ -57,12 +60,12 @@ def loss_bits(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
 class Problem:
     """What the family is fitted to, and what it then predicts."""
 
-    z: np.ndarray
-    """(training items, k), projected."""
+    z: Array
+    """(training items, k), projected; a NumPy array, or a tensor on the device that is to fit."""
     y: np.ndarray
     """(training items,) class numbers."""
-    z_eval: np.ndarray
-    """(evaluated items, k)"""
+    z_eval: Array
+    """(evaluated items, k); as `z`."""
     inner: Sequence[Fold] = ()
     """Folds of the training items, at least one, where the penalty is to be chosen."""
 
@@ -74,39 +77,52 @@ def read(problems: Sequence[Problem], *, n_classes: int, penalties: Sequence[flo
     parts = [
         Problem(problems[k].z[fold.train], problems[k].y[fold.train], problems[k].z[fold.test]) for k, fold in folds
     ]
-    losses = np.full((len(problems), len(penalties)), np.inf)
+    owner = np.array([k for k, _ in folds])
     tested = [sum(len(fold.test) for fold in problem.inner) for problem in problems]
-    for j, found in enumerate(_path(parts, n_classes, [[penalty] * len(parts) for penalty in penalties])):
+    losses = np.full((len(problems), len(penalties)), np.inf)
+    by_item = [np.full((len(penalties), len(problem.y)), np.nan) for problem in problems]
+    batch = _batch(parts, n_classes)
+    coefs: list[Array] = []
+    for j, penalty in enumerate(penalties):  # strongest first, each fit warm from the one before
+        batch.solve([penalty] * len(parts))
+        coefs.append(batch.coef)
         losses[:, j] = 0
-        for (k, fold), probabilities in zip(folds, found, strict=True):
-            losses[k, j] += loss_bits(probabilities, problems[k].y[fold.test]).sum() / tested[k]
+        for (k, fold), probabilities in zip(folds, _predicted(batch, parts, n_classes), strict=True):
+            bits = by_item[k][j, fold.test] = loss_bits(probabilities, problems[k].y[fold.test])
+            losses[k, j] += bits.sum() / tested[k]
         if (losses[:, j] > losses.min(axis=1) + HOPELESS).all():
             break
     best = losses.argmin(axis=1)
-    chosen = [penalties[j] for j in best]
+    whole = _batch(problems, n_classes)
+    # The mean of the inner folds' coefficients is close to where the fit to all of their items ends.
+    whole.start([coefs[j][owner == k].mean(axis=0) for k, j in enumerate(best)])
+    whole.solve([penalties[j] for j in best])
     return [
-        Reading(float(losses[k, j]), penalties[j], probabilities)
-        for k, (j, probabilities) in enumerate(
-            zip(best, fit_predict(problems, n_classes=n_classes, penalties=chosen), strict=True)
-        )
+        Reading(float(losses[k, j]), by_item[k][j], penalties[j], probabilities)
+        for k, (j, probabilities) in enumerate(zip(best, _predicted(whole, problems, n_classes), strict=True))
     ]
 
 
 def fit_predict(problems: Sequence[Problem], *, n_classes: int, penalties: Sequence[float]) -> list[np.ndarray]:
     """(evaluated items, classes) probabilities of each problem at its penalty."""
-    return next(_path(problems, n_classes, [penalties]))
+    batch = _batch(problems, n_classes)
+    batch.solve(penalties)
+    return _predicted(batch, problems, n_classes)
 
 
-def _path(problems: Sequence[Problem], n_classes: int, path: Sequence[Sequence[float]]) -> Iterator[list[np.ndarray]]:
-    """Probabilities for each penalty (one a problem), strongest first, each fit warm from the one before."""
-    batch = Batch([problem.z for problem in problems], [problem.y for problem in problems], n_classes)
-    nulls = [null_predictor(problem.y, n_classes) for problem in problems]
-    for penalties in path:
-        batch.solve(penalties)
-        yield [
-            # of one class there is nothing to fit: the null predictor is all there is
-            (1 - MIXED) * np.where(present.sum() > 1, fitted, null) + MIXED * null
-            for fitted, present, null in zip(
-                batch.probabilities([problem.z_eval for problem in problems]), batch.present, nulls, strict=True
-            )
-        ]
+def _batch(problems: Sequence[Problem], n_classes: int) -> Batch:
+    return Batch([problem.z for problem in problems], [problem.y for problem in problems], n_classes)
+
+
+def _predicted(batch: Batch, problems: Sequence[Problem], n_classes: int) -> list[np.ndarray]:
+    """(evaluated items, classes) of each problem, the null predictor mixed in."""
+    found = []
+    for fitted, present, problem in zip(
+        batch.probabilities([problem.z_eval for problem in problems]), batch.present, problems, strict=True
+    ):
+        null = null_predictor(problem.y, n_classes)
+        if isinstance(fitted, torch.Tensor):
+            fitted, present = fitted.cpu().numpy(), present.cpu().numpy()
+        # of one class there is nothing to fit: the null predictor is all there is
+        found.append((1 - MIXED) * np.where(present.sum() > 1, fitted, null) + MIXED * null)
+    return found

@@ -8,7 +8,7 @@ For a family V of predictors (`estimator`), with all losses held out,
 of the training items' label frequencies. A number here is no evidence that the model *uses* what is read.
 
 **Beyond the control** is I(activation) - max over controls of I(control), each alone, never below 0 for a control; not
-the conditional information I(activation + text) - I(text). A joint fit may use the activation as a better-conditioned
+the conditional information (`conditional`). A joint fit may use the activation as a better-conditioned
 copy of the text: a regularised probe then reads a sum from a *number* that the state carries better than from the
 one-hot operands that the control has, and a linear function of the page earns credit. The price: where the text tells
 part of a target, the difference can reach H - I(text) only, and what text and state tell apart is not added up. Ask for
@@ -24,20 +24,23 @@ label shuffles, one cheap fit each (chosen layer and penalty, one fold). Where a
 groups are shuffled. A control below 0 is no control (probes on unseen combinations of an XOR are systematically
 below chance): then `none` is the largest, with 0 bits.
 
-The interval is about the probes that were fitted. Fitted to noise they are truly a little worse than ignorance, so a
-gain may lie wholly below 0 by hundredths of a bit (18 of 80 runs on noise; wholly above 0: 2 of 80). Below 0 means 0.
+Probes that do not beat ignorance by one standard error on training items give way to ignorance, with exactly 0 bits
+(`ignorance`); else fits to noise, truly a little worse than ignorance, would have intervals wholly below 0. Every
+interval is about the probes that were fitted.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from faithprobe.errors import UnscoredError
 from faithprobe.probes.inputs import FEWEST_TRAINING, MOST_UNSEEN, Controls, Layers, check_labels, encode, paired
-from faithprobe.probes.measure import TEXT_LINEAR, Information, measure
+from faithprobe.probes.measure import TEXT_LINEAR, measure
+from faithprobe.probes.record import Information
+from faithprobe.probes.sources import Labelled
 from faithprobe.probes.splits import Fold, Groups, grouped_folds, select, shares_group
 
 __all__ = ["TEXT_LINEAR", "Controls", "Information", "Layers", "cross_fitted", "transfer"]
@@ -49,8 +52,11 @@ def cross_fitted(
     *,
     groups: Groups,
     controls: Controls | None = None,
+    types: Sequence[Hashable] | np.ndarray | None = None,
     n_folds: int = 5,
     shuffles: int = 20,
+    control_tasks: int = 10,
+    conditional: bool = False,
     fewest: int = FEWEST_TRAINING,
     seed: int = 0,
 ) -> Information:
@@ -61,8 +67,13 @@ def cross_fitted(
         labels: (items,) classes as text; `MISSING` is left out.
         groups: (items,) or a tuple of several, the problem first, then the operand combination.
         controls: name to (items, features), or to one source per layer; see the module's docstring.
+        types: (items,) what a control task is about: the last visible literal (`control_task`). Without types there is
+            no selectivity, and no cost.
         n_folds: outer folds. Layer and penalty are chosen by inner folds of the training items, grouped alike.
         shuffles: label shuffles.
+        control_tasks: draws of a control task, one refit of each fold a draw.
+        conditional: measure also what activations add to the control called `text` in one fit with it; costs as much as
+            two more feature sources.
         fewest: training items that every fold must have.
         seed: of folds and shuffles.
 
@@ -77,8 +88,14 @@ def cross_fitted(
     folds = [Fold(rows[fold.train], rows[fold.test]) for fold in outer]
     pairs = {layer: (x, x) for layer, x in layers.items()}
     control_pairs = {name: paired(x, x) for name, x in (controls or {}).items()}
+    items = Labelled(y, groups, _checked(types, len(y)))
     return measure(
-        pairs, control_pairs, y, y, folds, groups, groups, len(names), shuffles=shuffles, fewest=fewest, seed=seed
+        *(pairs, control_pairs, items, items, folds, len(names)),
+        shuffles=shuffles,
+        control_tasks=control_tasks,
+        conditional=conditional,
+        fewest=fewest,
+        seed=seed,
     )
 
 
@@ -92,8 +109,12 @@ def transfer(
     eval_groups: Groups,
     controls: Controls | None = None,
     eval_controls: Controls | None = None,
+    types: Sequence[Hashable] | np.ndarray | None = None,
+    eval_types: Sequence[Hashable] | np.ndarray | None = None,
     n_folds: int = 5,
     shuffles: int = 20,
+    control_tasks: int = 10,
+    conditional: bool = False,
     fewest: int = FEWEST_TRAINING,
     seed: int = 0,
 ) -> Information:
@@ -105,6 +126,8 @@ def transfer(
 
     Raises UnscoredError as `cross_fitted` does.
     """
+    if (types is None) != (eval_types is None):
+        raise ValueError("training and evaluated items need types, or neither")
     if set(layers) != set(eval_layers) or set(controls or {}) != set(eval_controls or {}):
         raise ValueError("training and evaluated items need the same layers and controls")
     y, names = encode(labels)
@@ -137,13 +160,22 @@ def transfer(
     return measure(
         pairs,
         control_pairs,
-        y,
-        y_eval,
+        Labelled(y, groups, _checked(types, len(y))),
+        Labelled(y_eval, eval_groups, _checked(eval_types, len(y_eval))),
         folds,
-        groups,
-        eval_groups,
         len(names),
         shuffles=shuffles,
+        control_tasks=control_tasks,
+        conditional=conditional,
         fewest=fewest,
         seed=seed,
     )
+
+
+def _checked(types: Sequence[Hashable] | np.ndarray | None, n: int) -> Sequence[Hashable] | None:
+    if types is None:
+        return None
+    found: list[Hashable] = list(types)
+    if len(found) != n:
+        raise ValueError(f"{len(found)} types for {n} items: one type per item")
+    return found

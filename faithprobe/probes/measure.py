@@ -3,266 +3,201 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 
 from faithprobe.errors import UnscoredError
-from faithprobe.probes.estimator import Problem, Reading, fit_predict, loss_bits, null_predictor, read
-from faithprobe.probes.inputs import MOST_UNSEEN, Pair, check_features, inner_folds
-from faithprobe.probes.projection import fit_projections, project
-from faithprobe.probes.splits import Fold, Groups, as_groupings, connected_components, largest_share, select
+from faithprobe.probes.conditional import conditional_bits, linear_parts
+from faithprobe.probes.control_task import selectivity
+from faithprobe.probes.estimator import Problem, fit_predict, loss_bits, null_predictor
+from faithprobe.probes.ignorance import informed
+from faithprobe.probes.inputs import MOST_UNSEEN, Pair, check_features
+from faithprobe.probes.permutation import exchangeable, permuted
+from faithprobe.probes.record import Information
+from faithprobe.probes.sources import (
+    Coordinates,
+    Labelled,
+    Part,
+    Source,
+    clusters_of,
+    gathered,
+    parts_of,
+    projected,
+)
+from faithprobe.probes.splits import Fold, as_groupings
+from faithprobe.scores.auroc import auroc
 from faithprobe.scores.statistics import Interval, clustered_mean
 
-Coordinates: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""(training items, k), (evaluated items, k) of one fold, projected."""
 TEXT_LINEAR = "text-linear"
 """Name of the control that is the linear part of the activations in the text."""
-
-
-@dataclass(frozen=True)
-class Information:
-    """What was read from activations at one site about one target."""
-
-    bits: float
-    """Usable information of the activations, held out; not clipped."""
-    control_bits: float
-    """Of the largest control, at least 0."""
-    control: str
-    """Its name; `none` where no control has any."""
-    entropy: float
-    """H_V(Y), bits."""
-    gain: Interval
-    """Of bits - control_bits, over clusters that share neither problem nor operand combination. Folds share training
-    items; that dependence is not in it."""
-    accuracy: float
-    chance: float
-    """Accuracy of the null predictor."""
-    item_bits: np.ndarray = field(repr=False)
-    """(items,) pvi of the activations; NaN where the item could not be scored."""
-    item_control_bits: np.ndarray = field(repr=False)
-    """(items,) pvi of the largest control."""
-    item_surprisal: np.ndarray = field(repr=False)
-    """(items,) -log2 of the null predictor: the most that pvi can be."""
-    controls: Mapping[str, float]
-    """Bits of every control, not clipped."""
-    shuffled: tuple[float, ...]
-    """Bits of every label shuffle, not clipped: their spread is what chance does."""
-    layers: tuple[Hashable, ...]
-    """Chosen on the training items of each fold."""
-    table: tuple[Mapping[str, object], ...]
-    """By layer, in the columns of `scores.tables.DECODABILITY`: descriptive, nothing is selected by it."""
-    n_train: int
-    """Training items of the smallest fold."""
-    n_eval: int
-    """Items scored."""
-
-    @property
-    def fraction(self) -> float:
-        """(bits - control_bits) / entropy, clipped to [0, 1]."""
-        return float(np.clip((self.bits - self.control_bits) / self.entropy, 0, 1))
-
-    @property
-    def pointwise(self) -> np.ndarray:
-        """(items,) D of each instance: (pvi - pvi of the control) / H, clipped to [0, 1]; NaN where not scored.
-
-        An item on which the control is confidently wrong owes it nothing: its pvi counts from 0.
-        """
-        return np.clip((self.item_bits - np.maximum(self.item_control_bits, 0)) / self.entropy, 0, 1)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One fold, ready to be fitted."""
-
-    number: int
-    train: np.ndarray
-    test: np.ndarray
-    """Without items of a class that the training items lack: nothing could predict it."""
-    y_train: np.ndarray
-    y_test: np.ndarray
-    inner: tuple[Fold, ...]
-
-
-class _Source:
-    """Held-out losses of one feature source (activations or a control) at each of its layers."""
-
-    def __init__(self, parts: Sequence[_Part], n_eval: int) -> None:
-        self.parts, self.n_eval = parts, n_eval
-        self.loss: dict[Hashable, np.ndarray] = {}
-        self.right: dict[Hashable, np.ndarray] = {}
-        self.chosen: list[tuple[Hashable, Reading] | None] = [None] * len(parts)
-        """Of each fold: the layer with the smallest inner loss so far, and its reading."""
-
-    def add(self, layer: Hashable, readings: Sequence[Reading]) -> list[int]:
-        """Stores a layer; returns the folds in which it is the best so far."""
-        loss = self.loss[layer] = np.full(self.n_eval, np.nan)
-        right = self.right[layer] = np.full(self.n_eval, np.nan)
-        better = []
-        for k, (part, reading) in enumerate(zip(self.parts, readings, strict=True)):
-            loss[part.test] = loss_bits(reading.probabilities, part.y_test)
-            right[part.test] = reading.probabilities.argmax(axis=1) == part.y_test
-            best = self.chosen[k]
-            if best is None or reading.inner_loss < best[1].inner_loss:
-                self.chosen[k] = layer, reading
-                better.append(k)
-        return better
-
-    @property
-    def layers(self) -> tuple[Hashable, ...]:
-        return tuple(best[0] for best in self.chosen if best)
-
-    @property
-    def penalties(self) -> tuple[float, ...]:
-        return tuple(best[1].penalty for best in self.chosen if best)
-
-    @property
-    def chosen_loss(self) -> np.ndarray:
-        return self._at_chosen(self.loss)
-
-    @property
-    def chosen_right(self) -> np.ndarray:
-        return self._at_chosen(self.right)
-
-    def _at_chosen(self, by_layer: Mapping[Hashable, np.ndarray]) -> np.ndarray:
-        found = np.full(self.n_eval, np.nan)
-        for part, layer in zip(self.parts, self.layers, strict=True):
-            found[part.test] = by_layer[layer][part.test]
-        return found
 
 
 def measure(
     layers: Mapping[Hashable, Pair],
     controls: Mapping[str, Mapping[Hashable, Pair]],
-    y: np.ndarray,
-    y_eval: np.ndarray,
+    train: Labelled,
+    evaluated: Labelled,
     folds: Sequence[Fold],
-    groups: Groups,
-    eval_groups: Groups,
     n_classes: int,
     *,
     shuffles: int,
+    control_tasks: int,
+    conditional: bool,
     fewest: int,
     seed: int,
 ) -> Information:
+    """What `cross_fitted` and `transfer` share; `train` and `evaluated` are one object within one set of items."""
     if not layers:
         raise UnscoredError("no layers to read")
-    check_features({"activations": layers, **controls}, len(y), len(y_eval))
+    if conditional and "text" not in controls:
+        raise ValueError(f"conditional on the text needs a control called 'text'; there are {sorted(controls)}")
+    n_eval, labelled = len(evaluated.y), int((evaluated.y >= 0).sum())
+    check_features({"activations": layers, **controls}, len(train.y), n_eval)
     n_train = min(len(fold.train) for fold in folds)
     if n_train < fewest:
         raise UnscoredError(
-            f"{n_train} training items are left in a fold (of {int((y >= 0).sum())} items, without those that share a "
-            f"group with evaluated ones), at least {fewest} are needed"
+            f"{n_train} training items are left in a fold (of {int((train.y >= 0).sum())} items, without those that "
+            f"share a group with evaluated ones), at least {fewest} are needed"
         )
-    parts = _parts(folds, y, y_eval, groups, seed)
+    parts = parts_of(folds, train, evaluated, n_classes=n_classes, seed=seed)
     unseen = sum(len(fold.test) for fold in folds) - sum(len(part.test) for part in parts)
-    if unseen > MOST_UNSEEN * (y_eval >= 0).sum():
-        raise UnscoredError(f"{unseen} of {int((y_eval >= 0).sum())} items have a class that training items lack")
-    surprisal = np.full(len(y_eval), np.nan)
-    guess = np.full(len(y_eval), np.nan)
-    for part in parts:
-        null = null_predictor(part.y_train, n_classes)
-        surprisal[part.test] = loss_bits(null, part.y_test)
-        guess[part.test] = null.argmax() == part.y_test
+    if unseen > MOST_UNSEEN * labelled:
+        raise UnscoredError(f"{unseen} of {labelled} items have a class that training items lack")
 
-    def fitted(coordinates: Sequence[Coordinates]) -> list[Reading]:
-        return read(
-            [
-                Problem(z, part.y_train, z_eval, part.inner)
-                for part, (z, z_eval) in zip(parts, coordinates, strict=True)
-            ],
-            n_classes=n_classes,
-        )
-
-    # One source at one layer at a time: its coordinates in all folds are what is held, and those chosen so far.
-    names = (*controls, *([TEXT_LINEAR] if "text" in controls else []))
-    others = {name: _Source(parts, len(y_eval)) for name in names}
-    text: list[Coordinates] = []
-    for name, pairs in controls.items():
-        for layer, pair in pairs.items():
-            coordinates = _project(pair, parts)
-            others[name].add(layer, fitted(coordinates))
-            if name == "text":
-                text = text or coordinates
-    activations = _Source(parts, len(y_eval))
-    kept: dict[int, Coordinates] = {}
-    for layer, pair in layers.items():
-        coordinates = _project(pair, parts)
-        kept |= {k: coordinates[k] for k in activations.add(layer, fitted(coordinates))}
-        if text:
-            linear = [_linear_part(own, page) for own, page in zip(coordinates, text, strict=True)]
-            others[TEXT_LINEAR].add(layer, fitted(linear))
-
-    rng = np.random.default_rng(seed)
-    shuffled_labels = [_shuffle(y, groups, rng) for _ in range(shuffles)]
-    # Every fold reads some of the shuffles.
-    turns = [(k, other) for k, part in enumerate(parts) for other in shuffled_labels[part.number :: len(folds)]]
-    refits = [Problem(kept[k][0], other[parts[k].train], kept[k][1]) for k, other in turns]
-    penalties = [activations.penalties[k] for k, _ in turns]
-    shuffled: list[float] = []
-    if turns:
-        for (k, other), p in zip(turns, fit_predict(refits, n_classes=n_classes, penalties=penalties), strict=True):
-            # Within one set of items the evaluated ones are shuffled too; others keep their labels, any will do.
-            target = other[parts[k].test] if y is y_eval else parts[k].y_test
-            null = null_predictor(other[parts[k].train], n_classes)
-            shuffled.append(float((loss_bits(null, target) - loss_bits(p, target)).mean()))
-
-    bits = surprisal - activations.chosen_loss
-    by_control = {name: surprisal - source.chosen_loss for name, source in others.items()}
+    activations, others = _sources(layers, controls, parts, n_eval, n_classes)
+    surprisal = gathered(parts, [loss_bits(part.null, part.y_test) for part in parts], n_eval)
+    clusters = clusters_of(evaluated.groups)
+    own = clusters if train is evaluated else clusters_of(train.groups)
+    bits, probabilities, is_informed = _settled(activations, surprisal, own)
+    by_control = {name: _settled(source, surprisal, own)[0] for name, source in others.items()}
     means = {name: float(np.nanmean(values)) for name, values in by_control.items()}
+    shuffled = (0.0,) * shuffles  # ignorance does not look at what is shuffled either
+    if is_informed:
+        shuffled = _shuffled(activations, train, evaluated, shuffles, len(folds), n_classes=n_classes, seed=seed)
     if shuffled:
         means["shuffled"] = float(np.mean(shuffled))
         by_control["shuffled"] = np.where(np.isnan(surprisal), np.nan, means["shuffled"])
     control, control_bits, item_control = _largest(means, by_control, surprisal)
-    clusters = _clusters(eval_groups)
-    problems = as_groupings(eval_groups)[0]
-    table = tuple(_row(layer, activations, others, surprisal, clusters=clusters, problems=problems) for layer in layers)
+
+    problems = as_groupings(evaluated.groups)[0]
+    guess = gathered(parts, [part.null.argmax() == part.y_test for part in parts], n_eval)
+    hits = [p.argmax(axis=1) == part.y_test for part, p in zip(parts, probabilities, strict=True)]
+    right = gathered(parts, hits, n_eval)
+    chosen = activations.chosen
+    beyond = None
+    if conditional:
+        simpler = [surprisal, *(surprisal - by_control[name] for name in ("text", TEXT_LINEAR))]
+        sides = (activations, others["text"], others[TEXT_LINEAR])
+        added = conditional_bits(*sides, simpler, own, n_classes=n_classes)
+        beyond = clustered_mean(added, clusters, share=False)
+    selective = None
+    if train.types is not None and control_tasks:
+        selective = selectivity(
+            *(parts, chosen, train, evaluated),
+            clusters=clusters,
+            n_classes=n_classes,
+            draws=control_tasks,
+            seed=seed,
+        )
     return Information(
         bits=float(np.nanmean(bits)),
         control_bits=control_bits,
         control=control,
         entropy=float(np.nanmean(surprisal)),
         gain=clustered_mean(bits - item_control, clusters, share=False),
-        accuracy=float(np.nanmean(activations.chosen_right)),
+        accuracy=float(np.nanmean(right)),
         chance=float(np.nanmean(guess)),
         item_bits=bits,
         item_control_bits=item_control,
         item_surprisal=surprisal,
         controls=means,
-        shuffled=tuple(shuffled),
-        layers=activations.layers,
-        table=table,
+        shuffled=shuffled,
+        layers=tuple(best.layer for best in chosen),
+        table=tuple(_row(layer, activations, others, surprisal, clusters, problems) for layer in layers),
         n_train=n_train,
         n_eval=int((~np.isnan(bits)).sum()),
+        informed=is_informed,
+        accuracy_interval=clustered_mean(right, clusters, share=True),
+        auroc=_auroc(parts, probabilities, clusters),
+        conditional=beyond,
+        selectivity=selective.interval if selective else None,
+        control_accuracies=selective.accuracies if selective else (),
     )
 
 
-def _parts(folds: Sequence[Fold], y: np.ndarray, y_eval: np.ndarray, groups: Groups, seed: int) -> list[_Part]:
-    """Folds that have something to evaluate."""
+def _sources(
+    layers: Mapping[Hashable, Pair],
+    controls: Mapping[str, Mapping[Hashable, Pair]],
+    parts: Sequence[Part],
+    n_eval: int,
+    n_classes: int,
+) -> tuple[Source, dict[str, Source]]:
+    """Activations and controls.
+
+    One source at one layer at a time: its coordinates in all folds are what is held, and those chosen so far.
+    """
+
+    def add(source: Source, layer: Hashable, coordinates: Sequence[Coordinates]) -> None:
+        source.add(layer, source.read(coordinates, n_classes=n_classes), coordinates)
+
+    names = (*controls, *([TEXT_LINEAR] if "text" in controls else []))
+    others = {name: Source(parts, n_eval) for name in names}
+    text: Sequence[Coordinates] = ()
+    for name, pairs in controls.items():
+        for layer, pair in pairs.items():
+            coordinates = projected(pair, parts)
+            add(others[name], layer, coordinates)
+            if name == "text":
+                text = text or coordinates
+    activations = Source(parts, n_eval)
+    for layer, pair in layers.items():
+        coordinates = projected(pair, parts)
+        add(activations, layer, coordinates)
+        if text:
+            add(others[TEXT_LINEAR], layer, linear_parts(parts, coordinates, text))
+    return activations, others
+
+
+def _settled(source: Source, surprisal: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], bool]:
+    """(items,) pvi and, by fold, probabilities at the chosen layers; those of ignorance where the source is no better,
+    and whether it is."""
+    probabilities = [best.reading.probabilities for best in source.chosen]
+    if informed(source, clusters):
+        return surprisal - source.chosen_loss, probabilities, True
+    null = [np.broadcast_to(part.null, p.shape) for part, p in zip(source.parts, probabilities, strict=True)]
+    return np.where(np.isnan(surprisal), np.nan, 0.0), null, False
+
+
+def _shuffled(
+    source: Source,
+    train: Labelled,
+    evaluated: Labelled,
+    shuffles: int,
+    n_folds: int,
+    *,
+    n_classes: int,
+    seed: int,
+) -> tuple[float, ...]:
+    """Bits of each label shuffle; every fold reads some of them."""
+    rng = np.random.default_rng(seed)
+    units = exchangeable(train.y, train.groups)
+    labels = [permuted(train.y, units, rng) for _ in range(shuffles)]
+    turns = [
+        (part, best, other)
+        for part, best in zip(source.parts, source.chosen, strict=True)
+        for other in labels[part.number :: n_folds]
+    ]
+    if not turns:
+        return ()
+    refits = [Problem(best.coordinates[0], other[part.train], best.coordinates[1]) for part, best, other in turns]
+    penalties = [best.reading.penalty for _, best, _ in turns]
     found = []
-    for number, (train, test) in enumerate((fold.train, fold.test) for fold in folds):
-        test = test[np.isin(y_eval[test], np.unique(y[train]))]
-        if len(test):
-            inner = inner_folds(groups, train, y[train], seed=seed)
-            found.append(_Part(number, train, test, y[train], y_eval[test], inner))
-    return found
-
-
-def _project(pair: Pair, parts: Sequence[_Part]) -> list[Coordinates]:
-    trains = [part.train for part in parts]
-    projections = fit_projections(pair[0], trains)
-    tests = [part.test for part in parts]
-    if pair[0] is pair[1]:  # one pass for both
-        both = project(pair[0], (*projections, *projections), [*trains, *tests])
-        return list(zip(both[: len(parts)], both[len(parts) :], strict=True))
-    return list(zip(project(pair[0], projections, trains), project(pair[1], projections, tests), strict=True))
-
-
-def _linear_part(activations: Coordinates, text: Coordinates) -> Coordinates:
-    """What of the projected activations is linear in the projected text, by least squares on training items."""
-    weights = np.linalg.lstsq(text[0], activations[0], rcond=1e-6)[0]
-    return text[0] @ weights, text[1] @ weights
+    for (part, _, other), p in zip(turns, fit_predict(refits, n_classes=n_classes, penalties=penalties), strict=True):
+        # Within one set of items the evaluated ones are shuffled too; others keep their labels, any will do.
+        target = other[part.test] if train is evaluated else part.y_test
+        null = null_predictor(other[part.train], n_classes)
+        found.append(float((loss_bits(null, target) - loss_bits(p, target)).mean()))
+    return tuple(found)
 
 
 def _largest(
@@ -274,12 +209,27 @@ def _largest(
     return name, means[name], by_control[name]
 
 
+def _auroc(parts: Sequence[Part], probabilities: Sequence[np.ndarray], clusters: np.ndarray) -> Interval | None:
+    """Each class against the rest, within folds: probes of different folds are on different scales."""
+    n_classes = probabilities[0].shape[1]
+    classes = range(n_classes) if n_classes > 2 else (1,)  # of two, the one ranks as the other does
+    pieces = [
+        (p[:, c], part.y_test == c, np.full(len(part.test), part.number * n_classes + c), clusters[part.test])
+        for part, p in zip(parts, probabilities, strict=True)
+        for c in classes
+    ]
+    scores, labels, strata, groups = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    found = auroc(scores, labels, strata=strata, clusters=groups)
+    if found.value is None or found.low is None or found.high is None:
+        return None
+    return Interval(found.value, found.low, found.high, found.n_clusters)
+
+
 def _row(
     layer: Hashable,
-    activations: _Source,
-    others: Mapping[str, _Source],
+    activations: Source,
+    others: Mapping[str, Source],
     surprisal: np.ndarray,
-    *,
     clusters: np.ndarray,
     problems: np.ndarray,
 ) -> dict[str, object]:
@@ -300,23 +250,3 @@ def _row(
         "accuracy": float(np.nanmean(activations.right[layer])),
         "n": len(np.unique(problems[~np.isnan(bits)])),
     }
-
-
-def _clusters(groups: Groups) -> np.ndarray:
-    """Components, because items of one combination share their fate; problems alone where all is one component."""
-    blocks = connected_components(groups)
-    return blocks if largest_share(blocks) <= 0.5 else as_groupings(groups)[0]
-
-
-def _shuffle(y: np.ndarray, groups: Groups, rng: np.random.Generator) -> np.ndarray:
-    """Labels permuted over items; over whole components where each has one label."""
-    labelled = np.flatnonzero(y >= 0)
-    blocks = connected_components(select(groups, labelled))
-    first = np.zeros(blocks.max() + 1, dtype=np.int64)
-    first[blocks] = y[labelled]
-    out = y.copy()
-    if len(first) > 1 and (first[blocks] == y[labelled]).all():
-        out[labelled] = first[rng.permutation(len(first))][blocks]
-    else:
-        out[labelled] = rng.permutation(y[labelled])
-    return out

@@ -179,6 +179,17 @@ class Audit:
             lines.append(json.dumps({"question": question, "label": {"steps": steps, "finish_reason": reason}}) + "\n")
         return write_text(Path(path), "".join(lines))
 
+    def to_datasets(self) -> Any:
+        """Everything as a Hugging Face `DatasetDict`: one dataset for each table, under its name, and `chains`.
+
+        In memory. Row i of one says nothing about row i of another: they join on `chain` and `step`.
+        """
+        from faithprobe.results.datasets import chains_table, dataset_dict
+
+        chains, chains_schema = chains_table(self.chains)
+        schemas = {name: schema(name) for name in self.tables if name in TABLES}
+        return dataset_dict({**self.tables, "chains": chains}, schemas={**schemas, "chains": chains_schema})
+
     def _repr_html_(self) -> str:
         from html import escape
 

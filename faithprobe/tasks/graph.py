@@ -40,6 +40,11 @@ def exact(value: Any) -> Value:
     return value
 
 
+def is_number(value: Value) -> bool:
+    """Not a name, not a truth value."""
+    return isinstance(value, int | Fraction) and not isinstance(value, bool)
+
+
 def show_value(value: Value) -> str:
     """How a value is written in a chain: `7`, `-3`, `0.25`, `1/3` (when no short decimal exists), `True`, `jompus`."""
     if isinstance(value, Fraction):

@@ -4,28 +4,8 @@ import numpy as np
 import pytest
 
 from faithprobe.errors import UnscoredError
-from faithprobe.probes import MISSING, cross_fitted, labels_of, one_hot_by_slot, operand_combinations, transfer
-
-WIDTH = 24
-
-
-def sums(n: int, *, seed: int, largest: int = 19) -> tuple[np.ndarray, np.ndarray, tuple, np.ndarray]:
-    """Operands (n, 2), their sums, groups (problem, combination) and the text control."""
-    operands = np.random.default_rng(seed).integers(1, largest + 1, (n, 2))
-    groups = (np.arange(n), operand_combinations(operands.tolist()))
-    (text,) = one_hot_by_slot([{"a": int(a), "b": int(b)} for a, b in operands])
-    return operands, operands.sum(1), groups, text
-
-
-def parity(values: np.ndarray) -> np.ndarray:
-    return labels_of("parity", [int(v) for v in values])
-
-
-def planted(signal: np.ndarray, *, seed: int, noise: float = 1.0, width: int = WIDTH) -> np.ndarray:
-    """(n, width): a random linear map of `signal` (n,) or (n, k), plus noise."""
-    rng = np.random.default_rng(seed)
-    signal = signal.reshape(len(signal), -1).astype(float)
-    return signal @ rng.normal(size=(signal.shape[1], width)) + noise * rng.normal(size=(len(signal), width))
+from faithprobe.probes import MISSING, cross_fitted, one_hot_by_slot, transfer
+from tests.probes.planted import WIDTH, parity, planted, sums
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.11, 0.3])
@@ -43,32 +23,6 @@ def test_a_binary_symmetric_channel_has_its_capacity(flip: float) -> None:
     assert found.pointwise.max() <= 1
     if flip == 0:
         assert np.median(found.pointwise) > 0.95
-
-
-def test_noise_has_no_information() -> None:
-    """About 0 bits, and credit (an interval above 0) no more often than the 2.5% that it promises.
-
-    The interval is about the probe that was fitted, and one fitted to noise is truly a little worse than ignorance: so
-    about a fifth of the intervals lie wholly *below* 0, by hundredths of a bit. They credit nothing.
-    """
-    bits, credited = [], 0
-    for seed in range(40):
-        _, values, groups, text = sums(300, seed=seed)
-        rng = np.random.default_rng(1000 + seed)
-        found = cross_fitted(
-            {0: rng.normal(size=(300, WIDTH))},
-            parity(values),
-            groups=groups,
-            controls={"text": text},
-            n_folds=4,
-            shuffles=4,
-            seed=seed,
-        )
-        bits.append(found.bits)
-        credited += found.gain.low > 0
-        assert found.gain.high > -0.05
-    assert abs(np.mean(bits)) < 0.01
-    assert credited <= 2
 
 
 def test_a_linear_function_of_the_operands_earns_nothing() -> None:
@@ -139,7 +93,8 @@ def test_xor_below_chance_is_no_control() -> None:
         {0: np.random.default_rng(0).normal(size=(600, WIDTH))}, parity(values), groups=groups, controls={"text": text}
     )
     assert found.control_bits >= 0
-    assert min(found.controls.values()) < 0  # what the clipping is for
+    # What the clipping is for, in the text as it was fitted; what is settled on is ignorance.
+    assert found.controls["text"] == 0
     assert found.fraction < 0.05
     assert np.mean(found.pointwise) < 0.05
 
