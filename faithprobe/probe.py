@@ -8,10 +8,9 @@ held-out operand combinations. Under `torchrun` each process takes every so-mani
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,15 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
 from faithprobe.chains.capture import Recorder, default_layers, probe_sites, record_forced
 from faithprobe.chains.records import Chain
 from faithprobe.chains.subject import Subject
 from faithprobe.errors import FaithprobeError, StoreError, UnscoredError
-from faithprobe.files import replacing
 from faithprobe.metrics.streamed import Collector, Layout, Observed, probed_places
 from faithprobe.metrics.traces import forced_chains
 from faithprobe.models import LanguageModel, load_model
@@ -36,7 +32,9 @@ from faithprobe.models.hooks import evaluating
 from faithprobe.models.twin import random_twin
 from faithprobe.probes.columns import REAL
 from faithprobe.probes.held_out import readings
+from faithprobe.processes import Processes
 from faithprobe.progress import Progress
+from faithprobe.results.checkpoints import read_checkpoint, write_checkpoint
 from faithprobe.results.parts import claim_folder
 from faithprobe.results.probes import Probes, pointwise_rows, source_rows, weights_of
 from faithprobe.results.versions import versions
@@ -44,7 +42,6 @@ from faithprobe.scores.probe_tables import POINTWISE, SOURCES
 from faithprobe.tasks import Problem, Task, load_task
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Probes", "probe"]
@@ -121,7 +118,7 @@ def probe(
     started = time.monotonic()
     language_model = model if isinstance(model, LanguageModel) else load_model(model, tokenizer)
     the_task = load_task(task) if isinstance(task, str) else task
-    processes = _Processes.now()
+    processes = Processes.now()
     chosen = tuple(dict.fromkeys(layers)) if layers is not None else default_layers(language_model.n_layers)
     plan = Plan(problems, seed, chosen, responses, tuple(moduli), shuffles, chat, temperature)
     _check(plan, language_model, batch_size)
@@ -197,7 +194,7 @@ Part = tuple[int, list[Problem]]
 """Number of the first problem, and the problems."""
 
 
-def _parts(problems: Sequence[Problem], processes: _Processes) -> deque[Part]:
+def _parts(problems: Sequence[Problem], processes: Processes) -> deque[Part]:
     """What this process reads, in order."""
     begins = range(processes.rank * PART, len(problems), processes.count * PART)
     return deque((begin, list(problems[begin : begin + PART])) for begin in begins)
@@ -211,7 +208,7 @@ def _read_all(
     collector: Collector,
     like: str,
     work: Path,
-    processes: _Processes,
+    processes: Processes,
     progress: Progress,
 ) -> None:
     """Every part of this process, going on where an interrupted run has left; `parts` is empty afterwards."""
@@ -331,7 +328,7 @@ def _info(model: LanguageModel, task: Task, plan: Plan, command: str, left_out: 
     }
 
 
-def _checkpoint(work: Path, processes: _Processes) -> Path:
+def _checkpoint(work: Path, processes: Processes) -> Path:
     return work / f"moments-{processes.rank}-of-{processes.count}.safetensors"
 
 
@@ -341,14 +338,7 @@ def _held_file(work: Path, rank: int) -> Path:
 
 def _save(path: Path, collector: Collector, done: int) -> None:
     tensors, rest = collector.state()
-    _write(path, tensors, {"done": done, **rest})
-
-
-def _write(path: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"rest": json.dumps(rest)}
-        )
+    write_checkpoint(path, tensors, {"done": done, **rest})
 
 
 def _resume(path: Path, collector: Collector) -> int:
@@ -365,70 +355,22 @@ def _resume(path: Path, collector: Collector) -> int:
                     f"again, or delete {path.parent} to read all problems anew"
                 )
         return 0
-    tensors, rest = _load(path)
+    tensors, rest = read_checkpoint(path)
     collector.load(tensors, rest)
     return int(rest["done"])
 
 
-def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["rest"])  # noqa: SIM118
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise StoreError(
-            f"{path} is damaged ({error}); delete it, and the same command reads the problems again"
-        ) from error
-
-
-def _share(collector: Collector, work: Path, processes: _Processes) -> None:
+def _share(collector: Collector, work: Path, processes: Processes) -> None:
     """Adds up the moments of all processes, and gives the first one the held-out items of all."""
     if processes.count == 1:
         return
     for stream in collector.streams.values():
         stream.all_reduce()
     tensors, who = collector.held_state()
-    _write(_held_file(work, processes.rank), tensors, {"who": who, "left_out": collector.left_out})
+    write_checkpoint(_held_file(work, processes.rank), tensors, {"who": who, "left_out": collector.left_out})
     processes.wait()
     for rank in range(1, processes.count) if processes.rank == 0 else ():
-        tensors, rest = _load(_held_file(work, rank))
+        tensors, rest = read_checkpoint(_held_file(work, rank))
         collector.take_held(tensors, rest["who"])
         collector.left_out += int(rest["left_out"])
     processes.wait()
-
-
-@dataclass(frozen=True)
-class _Processes:
-    """The processes that share the work."""
-
-    rank: int
-    count: int
-    state: PartialState | None = None
-
-    @classmethod
-    def now(cls) -> _Processes:
-        """As `torchrun` has started them; one process where it has not."""
-        wanted = int(os.environ.get("WORLD_SIZE", "1"))
-        if wanted == 1:
-            return cls(0, 1)
-        from accelerate import PartialState
-
-        state = PartialState(cpu=True)  # what is added up is in host memory, wherever the model runs
-        if state.num_processes != wanted:  # accelerate falls back to one process without a word
-            raise FaithprobeError(
-                f"torchrun started {wanted} processes, and accelerate sees {state.num_processes}; set up "
-                "torch.distributed before calling this, or run one process"
-            )
-        return cls(state.process_index, wanted, state)
-
-    def wait(self) -> None:
-        """For the others."""
-        if self.state is not None:
-            self.state.wait_for_everyone()
-
-    def one_by_one(self, work: Callable[[], object]) -> None:
-        """The first process, then the others."""
-        if self.rank == 0:
-            work()
-        self.wait()
-        if self.rank != 0:
-            work()

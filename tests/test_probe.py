@@ -137,7 +137,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path, monkeypatch):
     for options, words in (({"seed": 1}, "seed: 0 there, 1 asked for"), ({"layers": [2]}, r"layers: \[3\] there")):
         with pytest.raises(StoreError, match=words):
             run("post-hoc", tmp_path, **options)
-    monkeypatch.setattr(JOB._Processes, "now", classmethod(lambda cls: cls(0, 2)))
+    monkeypatch.setattr(JOB.Processes, "now", classmethod(lambda cls: cls(0, 2)))
     with pytest.raises(StoreError, match="begun with 1 processes, not 2"):
         run("post-hoc", tmp_path)
     assert checkpoint.exists()

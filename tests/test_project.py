@@ -19,13 +19,14 @@ PACKAGE = ROOT / "faithprobe"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each room with the rooms that it may know. Data flows one way: what is not listed is not imported.
-GROUND = {"errors", "files", "progress"}
+GROUND = {"errors", "files", "processes", "progress"}
 RECORDS = GROUND | {"tasks", "models", "chains", "scores"}
 EVIDENCE = RECORDS | {"probes", "interventions", "metrics"}
 MAY_KNOW = {
     "__init__": {"audit", "errors", "models", "probe", "tasks", "validate"},
     "errors": set(),
     "files": {"errors"},
+    "processes": {"errors"},
     "progress": set(),
     "tasks": GROUND,
     "models": GROUND | {"tasks"},

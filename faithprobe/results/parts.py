@@ -93,7 +93,7 @@ def merged(evidence: Sequence[Evidence], metric: str) -> Evidence:
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Marks a folder as this audit's own; raises StoreError where it holds an audit of something else."""
+    """Marks a folder as this run's own; raises StoreError where it holds a run of something else."""
     path = folder / "run.json"
     text = json.dumps(settings, indent=1, sort_keys=True, default=str)
     if not path.exists():
@@ -109,6 +109,6 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise StoreError(
-            f"{folder.parent} holds an audit with other settings ({'; '.join(differing)}); name another folder, or "
+            f"{folder.parent} holds a run with other settings ({'; '.join(differing)}); name another folder, or "
             "remove this one to start anew"
         )
