@@ -3,12 +3,13 @@
 Organisms whose wiring is known, and SmolLM2 on two-step sums with operands up to 20. Of each: `faithprobe probe`, and
 an audit without probes for U and for lead (R at the end of the prompt: how much of the literal an exchange of
 everything before the chain, but for the operands themselves, carries over). `python experiments/probes.py`; an
-interrupted run goes on in `runs/probes`.
+interrupted run goes on in `runs/probes`. The figures of `docs/probes.md` are drawn by Chromium.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from faithprobe.probe import Probes, probe
 from faithprobe.scores.statistics import clustered_mean
 from faithprobe.tasks.arithmetic import Arithmetic
 
-RUNS, OUT = Path("runs/probes"), Path("artifacts/probes")
+RUNS, OUT, FIGURES = Path("runs/probes"), Path("artifacts/probes"), Path("docs/figures")
 ORGANISMS = ("faithful", "post-hoc", "overruled")
 PROBLEMS, AUDITED = {"organism": 4000, "smollm2": 1500}, {"organism": 24, "smollm2": 24}
 NOT_DRAWN = {"beyond control", "control task"}
@@ -119,7 +120,19 @@ def _rows(
 
 def _figure(rows: list[dict[str, Any]], name: str, unit: str) -> None:
     figure = decodable_not_used(pd.DataFrame([row for row in rows if row["source"] not in NOT_DRAWN]), unit=unit)
-    write_text(OUT / f"{name}.figure.json", figure.to_json())
+    if (chromium := shutil.which("chromium")) is None:
+        print(f"no chromium: {FIGURES}/decodable_{name}.png is not drawn")
+        return
+    from playwright.sync_api import sync_playwright
+
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1080, "height": int(figure.layout.height)})
+        page.set_content(figure.to_html(include_plotlyjs=True))
+        page.wait_for_selector(".main-svg")
+        page.screenshot(path=FIGURES / f"decodable_{name}.png")
+        browser.close()
 
 
 def _markdown(table: pd.DataFrame) -> str:

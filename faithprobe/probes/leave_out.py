@@ -1,16 +1,16 @@
 """Ridge whose penalty is chosen by leaving whole groups out, exactly, from one factorisation.
 
 `RidgeCV` leaves single items out in closed form. Items of one problem, or of one operand combination, are no
-independent items: on SmolLM2, penalties chosen so overfit by up to .3 R2 on unseen combinations
-(`benchmarks/bench_probe_controlled.py`). The same algebra leaves out groups. With Z the items in the eigenbasis of the
+independent items: on SmolLM2, penalties chosen so overfit, and a last digit is read worse than by its mean on unseen
+combinations (`benchmarks/bench_probe_controlled.py`). The same algebra leaves out groups. With Z the items in the eigenbasis of the
 Gram matrix, H(a) = 1/n + Z (Z^T Z + n a)^-1 Z^T and yhat = H y, the items of a group g, predicted by the fit without
 them, have the residuals
 
     e_g = (I - H_gg)^-1 (y_g - yhat_g)
 
 (the block form of Allen's PRESS, 1974; Hastie, Tibshirani and Friedman, ESL 7.10). One eigendecomposition serves all
-groups, penalties and targets; shuffled labels are more columns of y. Groups are dealt into small parts, so that the
-blocks stay small. The penalty n a is that of the whole set, which the fit with a group left out shares.
+groups, penalties and targets; shuffled labels are more columns of y. Groups of one size are solved together. The
+penalty n a is that of the whole set, which the fit with a group left out shares.
 
 Items must be in memory. Where they are not, `closed_form` does the same by folds from moments alone.
 """
@@ -20,43 +20,42 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from faithprobe.errors import UnscoredError
 from faithprobe.probes.closed_form import PENALTIES, Fit, chosen
 from faithprobe.probes.moments import eigh, gram
-from faithprobe.probes.splits import Groups, connected_components, grouped_folds
+from faithprobe.probes.splits import Groups, connected_components
 
-SIZE = 4
-"""Items that are left out together, where groups are smaller: blocks of about this size are the cheapest."""
 PIVOT = 1e-2
 """Least sqrt(1 - leverage) that float32 is trusted with: what an item far from all others, or more features than items,
-leave of 1 at the smallest penalties is no more than rounding. Such a cell is fitted in float64."""
+leave of 1 at the smallest penalties is no more than rounding. Such a cell is left out in float64."""
+
+Parts: TypeAlias = tuple[Int[Tensor, "_ _"], ...]
+"""(groups, size) item numbers of the groups of one size, for each size; every item stands in one group."""
 
 
-def deal(groups: Groups, *, size: int = SIZE, seed: int = 0) -> Tensor:
-    """(parts, size) item numbers, -1 where a part is smaller: whole groups, in parts of about one size.
-
-    That is `size`, or the size of the largest group: many small parts beside a large one would be mostly padding.
-    """
-    n = len(groups[0] if isinstance(groups, tuple) else groups)
-    largest = int(np.bincount(connected_components(groups)).max())
-    tests = [fold.test for fold in grouped_folds(groups, n_folds=max(2, n // max(size, largest)), seed=seed)]
-    parts = torch.full((len(tests), max(map(len, tests))), -1)
-    for row, test in zip(parts, tests, strict=True):
-        row[: len(test)] = torch.from_numpy(np.asarray(test))
-    return parts
+def deal(groups: Groups) -> Parts:
+    """Items that are left out together: connected components of the groups (`splits`), by size."""
+    block = connected_components(groups)
+    order, sizes = np.argsort(block, kind="stable"), np.bincount(block)
+    begin = np.cumsum(sizes) - sizes
+    return tuple(
+        torch.from_numpy(order[begin[sizes == size][:, None] + np.arange(size)]) for size in np.unique(sizes).tolist()
+    )
 
 
 def fit(
     x: Float[Tensor, "items d"],
     y: Float[Tensor, "items t"],
-    parts: Tensor,
+    parts: Parts,
     blocks: Sequence[slice],
     *,
     penalties: Sequence[float] = PENALTIES,
@@ -68,67 +67,58 @@ def fit(
         x: features, in any floating dtype. The Gram matrix and its eigenvectors are float64; what follows is float32
             where `x` is (`tests/probes/test_leave_out.py`: the error of both).
         y: targets: numbers, or one-hot columns.
-        parts: (parts, size) which items are left out together, from `deal`; every item stands in one part.
+        parts: which items are left out together, from `deal`.
         blocks: targets that choose a penalty together.
 
-    Raises UnscoredError where there are fewer than two parts, ValueError where a number is not finite.
+    Raises UnscoredError where there are fewer than two groups, ValueError where a number is not finite.
     """
-    n = len(x)
-    if len(parts) < 2:
-        raise UnscoredError(f"{n} items in {len(parts)} groups: a penalty needs two groups to leave one out")
-    parts = parts.to(x.device)
-    inside = parts >= 0
-    if not torch.equal(parts[inside].sort().values, torch.arange(n, device=x.device)):
-        raise ValueError(f"{int(inside.sum())} items stand in a part, and there are {n}: each one must, once")
-    small = x.dtype if x.dtype.is_floating_point and x.dtype.itemsize >= 4 else torch.float32
-    mean, target_mean = x.double().mean(dim=0), y.double().mean(dim=0)
+    n, n_parts = len(x), sum(map(len, parts))
+    if n_parts < 2:
+        raise UnscoredError(f"{n} items in {n_parts} groups: a penalty needs two groups to leave one out")
+    parts = tuple(part.to(x.device) for part in parts)
+    listed = torch.cat([part.flatten() for part in parts])
+    if not torch.equal(listed.sort().values, torch.arange(n, device=x.device)):
+        raise ValueError(f"{len(listed)} items stand in a group, and there are {n}: each one must, once")
+    centred = x.to(torch.float64, copy=True)
+    mean, target_mean = centred.mean(dim=0), y.double().mean(dim=0)
     if not (mean.isfinite().all() and target_mean.isfinite().all()):
         raise ValueError("features or targets are not finite; leave those items out")
-    centred = x.to(torch.float64, copy=True).sub_(mean)
+    centred -= mean
     basis, variances = _basis(centred, mean)
-    items = centred.to(small) @ basis.to(small)
-    targets = (y.double() - target_mean).to(small)
-    explained = items.mT @ targets
-    grid = torch.tensor(penalties, dtype=small, device=x.device)
-    shrink = 1 / (variances.to(small) + n * grid[:, None])
-
-    order, rows = parts[inside], torch.nonzero(inside.reshape(-1))[:, 0]
-    by_part = _padded(items[order], rows, parts.shape)
-    true_by_part = _padded(targets[order], rows, parts.shape)
-    eye = torch.eye(parts.shape[1], dtype=small, device=x.device)
-    both = inside[:, :, None] & inside[:, None, :]
-    weights = (shrink[:, :, None] * explained).permute(1, 0, 2)  # (d, penalty, t)
-    predicted = by_part.flatten(0, 1) @ weights.flatten(1)
-    residual = true_by_part[None] - predicted.unflatten(0, parts.shape).unflatten(2, weights.shape[1:]).permute(
-        2, 0, 1, 3
+    targets = y.double() - target_mean
+    small = x.dtype if x.dtype.is_floating_point and x.dtype.itemsize >= 4 else torch.float32
+    found = None
+    for dtype in dict.fromkeys((small, torch.float64)):
+        cell = _Cell.of(centred, targets, basis, variances, penalties, dtype)
+        found = cell.left_out(parts)
+        if found is not None:
+            break
+    if found is None:
+        raise ValueError(f"penalties {list(penalties)} are too small: without its group an item has no prediction")
+    from_mean = [_from_mean(targets[part], n) for part in parts]
+    choice = chosen(
+        torch.cat([left_out.square().sum(dim=2).movedim(0, 1) for left_out in found]).to(targets),
+        torch.cat([part.square().sum(dim=1) for part in from_mean]),
+        blocks,
+        torch.tensor(penalties, dtype=torch.float64, device=x.device),
     )
-    hat = _hat(by_part, shrink) + both.to(small) / n  # a bool over an int would be float32
-    factor, failed = torch.linalg.cholesky_ex(eye - hat)
-    if bool(failed.any()) or float(factor.diagonal(dim1=2, dim2=3).min()) < PIVOT:
-        if small == torch.float64 and bool(failed.any()):
-            raise ValueError(f"penalties {list(penalties)} are too small: without its part an item has no prediction")
-        if small != torch.float64:
-            return fit(x.double(), y, parts, blocks, penalties=penalties, classes=classes)
-    left_out = torch.cholesky_solve(residual, factor) * inside[:, :, None]
-    others = (n - inside.sum(dim=1))[:, None, None]
-    from_mean = (true_by_part + true_by_part.sum(dim=1, keepdim=True) / others) * inside[:, :, None]
-    choice = chosen(left_out.square().sum(dim=2).movedim(0, 1), from_mean.square().sum(dim=1), blocks, grid)
-    weights = shrink[choice.best[choice.block_of]].mT * explained * choice.informative[choice.block_of]
+    best = choice.best[choice.block_of]
+    weights = cell.shrink[best].mT * cell.explained * choice.informative[choice.block_of]
     coef = basis @ weights.double()
     means = second = torch.zeros(0, y.shape[1], dtype=torch.float64, device=x.device)
     if classes:
-        choice_of = choice.best[choice.block_of].expand(1, *true_by_part.shape)
-        predicted = ((true_by_part - left_out.gather(0, choice_of)[0]).double() + target_mean)[inside]
+        missed = [left_out.gather(0, best.expand(1, *left_out.shape[1:]))[0].flatten(0, 1) for left_out in found]
+        predicted = (targets + target_mean)[listed] - torch.cat(missed).double()
         second = predicted.mT @ predicted
-        one_hot = y[order].double()
+        one_hot = y[listed].double()
         means = one_hot.mT @ predicted / one_hot.sum(dim=0).clamp(min=1)[:, None]
     return Fit(
         coef=coef,
         intercept=target_mean - mean @ coef,
-        penalty=grid[choice.best].double(),
-        cv_error=choice.errors.double() / n,
-        null_error=choice.nulls.double() / n,
-        informative=choice.informative.double(),
+        penalty=torch.tensor(penalties, dtype=torch.float64, device=x.device)[choice.best],
+        cv_error=choice.errors / n,
+        null_error=choice.nulls / n,
+        informative=choice.informative,
         class_means=means,
         second=second,
         counts=y.double().sum(dim=0),
@@ -136,10 +126,61 @@ def fit(
     )
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """Items in the eigenbasis of their Gram matrix."""
+
+    items: Tensor
+    """(items, r)"""
+    targets: Tensor
+    """(items, t), about their mean."""
+    explained: Tensor
+    """(r, t)"""
+    shrink: Tensor
+    """(penalty, r)"""
+
+    @classmethod
+    def of(
+        cls,
+        centred: Tensor,
+        targets: Tensor,
+        basis: Tensor,
+        variances: Tensor,
+        penalties: Sequence[float],
+        dtype: torch.dtype,
+    ) -> _Cell:
+        items, targets = centred.to(dtype) @ basis.to(dtype), targets.to(dtype)
+        grid = torch.tensor(penalties, dtype=dtype, device=items.device)
+        return cls(items, targets, items.mT @ targets, 1 / (variances.to(dtype) + len(items) * grid[:, None]))
+
+    def left_out(self, parts: Parts) -> list[Tensor] | None:
+        """(penalty, group, size, t) residuals of each group without itself; None where rounding would decide them."""
+        n = len(self.items)
+        weights = (self.shrink[:, :, None] * self.explained).permute(1, 0, 2).flatten(1)  # (r, penalty t)
+        found = []
+        for part in parts:
+            groups, size = part.shape
+            items = self.items[part.flatten()]
+            predicted = (items @ weights).reshape(groups, size, len(self.shrink), -1)
+            residual = self.targets[part][None] - predicted.permute(2, 0, 1, 3)
+            hat = _hat(items.reshape(groups, size, -1), self.shrink) + 1 / n
+            factor, failed = torch.linalg.cholesky_ex(torch.eye(size).to(hat) - hat)
+            least = float(factor.diagonal(dim1=2, dim2=3).min())
+            if bool(failed.any()) or (hat.dtype != torch.float64 and least < PIVOT):
+                return None
+            found.append(torch.cholesky_solve(residual, factor))
+        return found
+
+
+def _from_mean(targets: Tensor, n: int) -> Tensor:
+    """(group, size, t) targets about the mean of all other groups' items, given those about the mean of all."""
+    return targets + targets.sum(dim=1, keepdim=True) / (n - targets.shape[1])
+
+
 def fit_all(
     cells: Sequence[Float[Tensor, "items d"]],
     y: Float[Tensor, "items t"],
-    parts: Tensor,
+    parts: Parts,
     blocks: Sequence[slice],
     *,
     penalties: Sequence[float] = PENALTIES,
@@ -155,7 +196,8 @@ def fit_all(
 def threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """Threads that each fit one cell: its matrices are too small to be shared out within one product."""
     count = workers or torch.get_num_threads()
-    with threadpool_limits(limits=1), ThreadPoolExecutor(count) as pool:
+    # The limit of OpenMP, which torch runs on, is each thread's own; those of BLAS libraries are everyone's.
+    with threadpool_limits(limits=1), ThreadPoolExecutor(count, initializer=threadpool_limits, initargs=(1,)) as pool:
         yield pool
 
 
@@ -192,10 +234,3 @@ def _hat(items: Float[Tensor, "parts size r"], shrink: Float[Tensor, "penalty r"
         products = ((items[:, i, None] * items[:, i:]) @ shrink.mT).permute(2, 0, 1)
         found[:, :, i, i:] = found[:, :, i:, i] = products
     return found
-
-
-def _padded(rows: Float[Tensor, "items k"], at: Tensor, shape: torch.Size) -> Float[Tensor, "parts size k"]:
-    """Items in their places of the parts; zeros elsewhere."""
-    found = rows.new_zeros(shape.numel(), rows.shape[1])
-    found[at] = rows
-    return found.reshape(*shape, -1)

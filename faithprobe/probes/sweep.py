@@ -18,7 +18,7 @@ from torch import Tensor
 from faithprobe.probes.closed_form import PENALTIES, Fit
 from faithprobe.probes.columns import HELD_OUT, Columns, columns_for
 from faithprobe.probes.held_out import HeldOut, Reading, readings
-from faithprobe.probes.leave_out import deal, fit, threads
+from faithprobe.probes.leave_out import Parts, deal, fit, threads
 from faithprobe.probes.stream import ACTIVATIONS, EMBEDDING, TEXT, TEXT_LINEAR, TWIN, Batch, Fitted
 from faithprobe.tasks.graph import Value
 
@@ -115,7 +115,7 @@ class _Plan:
     fold: Tensor
     """(training items,)"""
     y: Tensor
-    parts: Tensor
+    parts: Parts
 
 
 def _plan(site: Site, *, moduli: Sequence[int], shuffles: int, draws: int, seed: int) -> _Plan:
@@ -130,7 +130,7 @@ def _plan(site: Site, *, moduli: Sequence[int], shuffles: int, draws: int, seed:
     labels, known = columns.labels(site.values, site.combinations, site.types or site.combinations)
     fold = np.where(known, columns.fold(site.combinations), -1)
     train, held_out = np.flatnonzero(fold > HELD_OUT), np.flatnonzero(fold == HELD_OUT)
-    parts = deal([site.combinations[int(i)] for i in train], seed=seed)
+    parts = deal([site.combinations[int(i)] for i in train])
     y = torch.from_numpy(columns.matrix(labels[train])).to(site.batch.activations.device)
     return _Plan(columns, labels, train, held_out, torch.from_numpy(fold[train]), y, parts)
 

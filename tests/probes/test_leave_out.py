@@ -54,6 +54,11 @@ def errors_by_part(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np
     return found
 
 
+def members(parts: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """Every group."""
+    return [group for part in parts for group in part]
+
+
 def refits(z: np.ndarray, y: np.ndarray, test: np.ndarray, penalty: float) -> np.ndarray:
     train = np.setdiff1d(np.arange(len(z)), test)
     return Ridge(alpha=penalty, solver="svd").fit(z[train], y[train]).predict(z[test])
@@ -61,15 +66,15 @@ def refits(z: np.ndarray, y: np.ndarray, test: np.ndarray, penalty: float) -> np
 
 @pytest.mark.parametrize(("n", "d"), [(150, 12), (150, 150), (60, 100)])
 def test_every_part_is_an_explicit_refit_without_it(n, d, errors_by_part) -> None:
-    """Groups of 1 to 9 items, so that parts are padded; the penalty n a is that of the whole set."""
+    """Groups of 1 to 9 items; the penalty n a is that of the whole set."""
     x, y = items(n, d)
     parts = deal(uneven_groups(n))
-    assert (parts < 0).any()
+    assert len(parts) > 3
     found = fit(torch.tensor(x), torch.tensor(y), parts, each(3), classes=False)
     z = standardised(x)
     ((errors, nulls),) = errors_by_part
-    for part, error, null in zip(parts, errors, nulls, strict=True):
-        test = part[part >= 0].numpy()
+    for part, error, null in zip(members(parts), errors, nulls, strict=True):
+        test = part.numpy()
         mean = np.delete(y, test, axis=0).mean(axis=0)
         assert null == pytest.approx(((y[test] - mean) ** 2).sum(axis=0))
         for penalty, one in zip(PENALTIES, error, strict=True):
@@ -89,8 +94,8 @@ def test_of_classes_it_keeps_the_cross_fitted_predictions() -> None:
     parts = deal(uneven_groups(n))
     found = fit(torch.tensor(x), torch.tensor(np.eye(classes)[label]), parts, [slice(0, classes)])
     predicted, z = np.zeros((n, classes)), standardised(x)
-    for part in parts:
-        test = part[part >= 0].numpy()
+    for part in members(parts):
+        test = part.numpy()
         predicted[test] = refits(z, np.eye(classes)[label], test, float(found.penalty) * n)
     means = np.array([predicted[label == k].mean(axis=0) for k in range(classes)])
     assert found.class_means.numpy() == pytest.approx(means)
@@ -105,8 +110,8 @@ def test_single_items_are_chosen_as_ridge_cv_chooses() -> None:
     x, _ = items(n, d)
     z = standardised(x)
     y = z @ rng.normal(size=(d, 20)) / np.sqrt(d) + rng.normal(size=(n, 20)) * np.logspace(-2, 1.5, 20)
-    parts = deal(np.arange(n), size=1)
-    assert parts.shape == (n, 1)
+    parts = deal(np.arange(n))
+    assert [part.shape for part in parts] == [(n, 1)]
     found = fit(torch.tensor(x), torch.tensor(y), parts, each(20), classes=False)
     peer = RidgeCV(np.array(PENALTIES) * n, alpha_per_target=True).fit(z, y)
     assert found.penalty.numpy() * n == pytest.approx(peer.alpha_)
@@ -150,7 +155,7 @@ def test_leaving_groups_out_does_not_recite_them() -> None:
     weights = rng.normal(size=60) / np.sqrt(60)
     x, y, groups = grouped(80, rng, weights)
     x_new, y_new, _ = grouped(400, rng, weights)
-    single = fit(torch.tensor(x), torch.tensor(y), deal(np.arange(400), size=1), each(1), classes=False)
+    single = fit(torch.tensor(x), torch.tensor(y), deal(np.arange(400)), each(1), classes=False)
     whole = fitted(x, y, groups)
     assert float(whole.penalty) > 10 * float(single.penalty)
 
@@ -195,34 +200,28 @@ def test_the_scale_of_one_feature_hides_no_other() -> None:
     assert float(found.cv_error.min() / found.null_error) < 1e-4
 
 
-def test_parts_hold_whole_groups_and_every_item_once() -> None:
+def test_parts_are_the_groups_by_size() -> None:
     groups = uneven_groups(300)
     parts = deal(groups)
-    assert sorted(parts[parts >= 0].tolist()) == list(range(300))
-    of_group = {}
-    for number, part in enumerate(parts.tolist()):
-        for item in part:
-            if item >= 0:
-                of_group.setdefault(groups[item], set()).add(number)
-    assert all(len(numbers) == 1 for numbers in of_group.values())
+    assert sorted(np.concatenate([part.flatten() for part in parts]).tolist()) == list(range(300))
+    assert len(members(parts)) == len(set(groups.tolist()))
+    assert all(len(set(groups[part.numpy()].tolist())) == 1 for part in members(parts))
 
 
-def test_a_large_group_does_not_blow_up_the_small_ones() -> None:
-    """One operand combination with a quarter of all items: parts padded to it would hold 125 times as much."""
-    groups = np.r_[np.zeros(500), np.arange(1, 1501)].astype(int)
-    parts = deal(groups)
-    assert parts.numel() <= 3 * len(groups)
-    assert sorted(parts[parts >= 0].tolist()) == list(range(2000))
+def test_items_that_share_a_group_in_any_grouping_are_left_out_together() -> None:
+    (part,) = deal((["a", "a", "b", "b"], [1, 2, 2, 3]))
+    assert part.tolist() == [[0, 1, 2, 3]]
 
 
 def test_what_cannot_be_fitted_says_why() -> None:
     x, y = items(40, 3)
     good = deal(np.arange(40))
     with pytest.raises(UnscoredError, match="two groups"):
-        fit(torch.tensor(x), torch.tensor(y), torch.arange(40)[None], each(3))
-    twice = good.clone()
+        fit(torch.tensor(x), torch.tensor(y), (torch.arange(40)[None],), each(3))
+    (single,) = good
+    twice = single.clone()
     twice[twice == 3] = 4
-    for parts in (good[1:], twice):
+    for parts in ((single[1:],), (twice,)):
         with pytest.raises(ValueError, match="each one must, once"):
             fit(torch.tensor(x), torch.tensor(y), parts, each(3))
     for spoil_x, spoil_y in ((True, False), (False, True)):
