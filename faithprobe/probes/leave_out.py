@@ -2,9 +2,9 @@
 
 `RidgeCV` leaves single items out in closed form. Items of one problem, or of one operand combination, are no
 independent items: on SmolLM2, penalties chosen so overfit, and a last digit is read worse than by its mean on unseen
-combinations (`benchmarks/bench_probe_controlled.py`). The same algebra leaves out groups. With Z the items in the eigenbasis of the
-Gram matrix, H(a) = 1/n + Z (Z^T Z + n a)^-1 Z^T and yhat = H y, the items of a group g, predicted by the fit without
-them, have the residuals
+combinations (`benchmarks/bench_probe_controlled.py`). The same algebra leaves out groups. With Z the items in the
+eigenbasis of the Gram matrix, H(a) = 1/n + Z (Z^T Z + n a)^-1 Z^T and yhat = H y, the items of a group g, predicted by
+the fit without them, have the residuals
 
     e_g = (I - H_gg)^-1 (y_g - yhat_g)
 
