@@ -64,8 +64,8 @@ def fit(
     """Ridge of one cell; arguments as in `closed_form.fit`, with items in the place of their moments.
 
     Args:
-        x: features, in any floating dtype. The Gram matrix and its eigenvectors are float64; what follows is float32
-            where `x` is (`tests/probes/test_leave_out.py`: the error of both).
+        x: features, in any floating dtype. Of float32 the products are float32, the eigenvectors float64
+            (`tests/probes/test_leave_out.py`: the error of both; nothing is added up over batches here).
         y: targets: numbers, or one-hot columns.
         parts: which items are left out together, from `deal`.
         blocks: targets that choose a penalty together.
@@ -79,17 +79,14 @@ def fit(
     listed = torch.cat([part.flatten() for part in parts])
     if not torch.equal(listed.sort().values, torch.arange(n, device=x.device)):
         raise ValueError(f"{len(listed)} items stand in a group, and there are {n}: each one must, once")
-    centred = x.to(torch.float64, copy=True)
-    mean, target_mean = centred.mean(dim=0), y.double().mean(dim=0)
-    if not (mean.isfinite().all() and target_mean.isfinite().all()):
+    target_mean = y.double().mean(dim=0)
+    if not (x.mean(dim=0, dtype=torch.float64).isfinite().all() and target_mean.isfinite().all()):
         raise ValueError("features or targets are not finite; leave those items out")
-    centred -= mean
-    basis, variances = _basis(centred, mean)
     targets = y.double() - target_mean
     small = x.dtype if x.dtype.is_floating_point and x.dtype.itemsize >= 4 else torch.float32
     found = None
     for dtype in dict.fromkeys((small, torch.float64)):
-        cell = _Cell.of(centred, targets, basis, variances, penalties, dtype)
+        cell = _Cell.of(x.to(dtype), targets.to(dtype), penalties)
         found = cell.left_out(parts)
         if found is not None:
             break
@@ -104,7 +101,7 @@ def fit(
     )
     best = choice.best[choice.block_of]
     weights = cell.shrink[best].mT * cell.explained * choice.informative[choice.block_of]
-    coef = basis @ weights.double()
+    coef = cell.basis @ weights.double()
     means = second = torch.zeros(0, y.shape[1], dtype=torch.float64, device=x.device)
     if classes:
         missed = [left_out.gather(0, best.expand(1, *left_out.shape[1:]))[0].flatten(0, 1) for left_out in found]
@@ -114,7 +111,7 @@ def fit(
         means = one_hot.mT @ predicted / one_hot.sum(dim=0).clamp(min=1)[:, None]
     return Fit(
         coef=coef,
-        intercept=target_mean - mean @ coef,
+        intercept=target_mean - cell.mean @ coef,
         penalty=torch.tensor(penalties, dtype=torch.float64, device=x.device)[choice.best],
         cv_error=choice.errors / n,
         null_error=choice.nulls / n,
@@ -128,8 +125,12 @@ def fit(
 
 @dataclass(frozen=True)
 class _Cell:
-    """Items in the eigenbasis of their Gram matrix."""
+    """Items in the eigenbasis of the Gram matrix of their standardised features."""
 
+    mean: Tensor
+    """(d,) float64"""
+    basis: Tensor
+    """(d, r) float64: items = (x - mean) @ basis."""
     items: Tensor
     """(items, r)"""
     targets: Tensor
@@ -140,18 +141,27 @@ class _Cell:
     """(penalty, r)"""
 
     @classmethod
-    def of(
-        cls,
-        centred: Tensor,
-        targets: Tensor,
-        basis: Tensor,
-        variances: Tensor,
-        penalties: Sequence[float],
-        dtype: torch.dtype,
-    ) -> _Cell:
-        items, targets = centred.to(dtype) @ basis.to(dtype), targets.to(dtype)
-        grid = torch.tensor(penalties, dtype=dtype, device=items.device)
-        return cls(items, targets, items.mT @ targets, 1 / (variances.to(dtype) + len(items) * grid[:, None]))
+    def of(cls, x: Tensor, targets: Tensor, penalties: Sequence[float]) -> _Cell:
+        n = len(x)
+        mean = x.mean(dim=0, dtype=torch.float64)
+        z = x - mean.to(x.dtype)
+        rest = z.mean(dim=0)  # what the rounding of a large mean has left
+        z -= rest
+        spread = z.square().mean(dim=0).sqrt()
+        constant = spread <= torch.maximum(1e-12 * spread.max(), 1e-6 * mean.abs().to(x.dtype))  # nothing but rounding
+        scale = torch.where(constant, torch.inf, spread)
+        z /= scale
+        vectors, variances = _components(z)
+        items = z @ vectors.to(x.dtype)
+        grid = torch.tensor(penalties, dtype=x.dtype, device=x.device)
+        return cls(
+            mean=mean.to(x.dtype).double() + rest.double(),
+            basis=vectors / scale.double()[:, None],
+            items=items,
+            targets=targets,
+            explained=items.mT @ targets,
+            shrink=1 / (variances.to(x.dtype) + n * grid[:, None]),
+        )
 
     def left_out(self, parts: Parts) -> list[Tensor] | None:
         """(penalty, group, size, t) residuals of each group without itself; None where rounding would decide them."""
@@ -164,6 +174,9 @@ class _Cell:
             predicted = (items @ weights).reshape(groups, size, len(self.shrink), -1)
             residual = self.targets[part][None] - predicted.permute(2, 0, 1, 3)
             hat = _hat(items.reshape(groups, size, -1), self.shrink) + 1 / n
+            if size == 1 and float(hat.max()) < 1 - PIVOT**2:
+                found.append(residual / (1 - hat))
+                continue
             factor, failed = torch.linalg.cholesky_ex(torch.eye(size).to(hat) - hat)
             least = float(factor.diagonal(dim1=2, dim2=3).min())
             if bool(failed.any()) or (hat.dtype != torch.float64 and least < PIVOT):
@@ -201,29 +214,16 @@ def threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _basis(
-    centred: Float[Tensor, "items d"], mean: Float[Tensor, " d"]
-) -> tuple[Float[Tensor, "d r"], Float[Tensor, " r"]]:
-    """Principal components of the standardised features, as a map from centred ones, with their eigenvalues; through
-    inner products of items where these are fewer than the features."""
-    n, d = centred.shape
-    wide = n < d
-    products = None if wide else gram(centred)
-    spread = ((centred.square().sum(dim=0) if products is None else products.diagonal()) / n).sqrt()
-    constant = spread <= torch.maximum(1e-12 * spread.max(), 1e-6 * mean.abs())  # its spread is but rounding
-    if bool(constant.all()):  # one direction of zeros, which predicts nothing
-        return centred.new_zeros(d, 1), centred.new_ones(1)
-    scale = torch.where(constant, torch.inf, spread)
-    if products is None:
-        z = centred / scale
-        values, vectors = eigh(gram(z.mT))
-    else:
-        values, vectors = eigh(products / scale[:, None] / scale)
-    kept = values > 1e-10 * values[-1]
+def _components(z: Float[Tensor, "items d"]) -> tuple[Float[Tensor, "d r"], Float[Tensor, " r"]]:
+    """Eigenvectors of z^T z and their eigenvalues; through inner products of items where these are fewer than the
+    features. Where all features are constant, one direction of zeros, which predicts nothing."""
+    wide = len(z) < z.shape[1]
+    values, vectors = eigh(gram(z.mT.double() if wide else z).double())
+    if values[-1] <= 0:
+        return z.new_zeros(z.shape[1], 1, dtype=torch.float64), values.new_ones(1)
+    kept = values > max(1e-10, 0.0 if wide else torch.finfo(z.dtype).eps) * values[-1]
     values, vectors = values[kept], vectors[:, kept]
-    if wide:
-        vectors = z.mT @ (vectors / values.sqrt())
-    return vectors / scale[:, None], values
+    return (z.mT.double() @ (vectors / values.sqrt()) if wide else vectors), values
 
 
 def _hat(items: Float[Tensor, "parts size r"], shrink: Float[Tensor, "penalty r"]) -> Tensor:
