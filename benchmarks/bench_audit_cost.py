@@ -1,38 +1,45 @@
 """`audit_cost`: what a whole audit of three-step arithmetic chains takes on SmolLM2, by stage, and how it grows.
 
 Audits of 25, 100 and 400 chains, each from nothing, with everything that `faithprobe audit` measures by default.
-`ratio` is seconds per chain at 400 over seconds per chain at 25, without reading the probe problems, whose number does
-not follow the chains: at most 1 means that the cost grows at most linearly. Takes more than an hour on two cores.
+`ratio` is seconds per chain of the largest audit over seconds per chain of the smallest, without reading the probe
+problems, whose number does not follow the chains: at most 1 means that the cost grows at most linearly.
+
+All three take over two hours on two cores, alone on the machine. Each is kept in `runs/bench/` when it is done, and not
+run again: a run that was cut goes on with the next one, and the file that is written says which sizes it holds.
+
+    python -m benchmarks.bench_audit_cost 25 100    # these sizes only
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
-from benchmarks.harness import seconds
+from benchmarks.harness import seconds, versions
 from faithprobe import audit, load_model
-from faithprobe.models.language_model import LanguageModel
+from faithprobe.files import write_text
 from faithprobe.tasks.arithmetic import Arithmetic
 
 SIZES = (25, 100, 400)
 PROBE_PROBLEMS, REPLACEMENTS, LAYERS = 320, 3, (9, 19, 29)
 FIXED = "reading probe problems"
+DONE = Path("runs/bench")
 
 
 def run(sizes: Sequence[int] = SIZES) -> dict[str, object]:
-    model, found = load_model("smollm2"), {}
-    for size in sizes:
-        found[size] = audit_seconds(model, size)
-        print(f"{size} chains: {found[size]}", flush=True)
+    found = {size: audit_seconds(size) for size in sorted(sizes)}
     growing = {size: (of["total"] - of[FIXED]) / size for size, of in found.items()}
+    few, many = min(found), max(found)
     return {
-        "ratio": growing[sizes[-1]] / growing[sizes[0]],
+        "ratio": growing[many] / growing[few],
         "over": "ours/peer",
-        "ours_s": growing[sizes[-1]],
-        "peer_s": growing[sizes[0]],
+        "ours_s": growing[many],
+        "peer_s": growing[few],
         "n": 1,
-        "chains": list(sizes),
+        "chains": list(found),
         "seconds": {str(size): of for size, of in found.items()},
         "seconds_per_chain": {
             str(size): {stage: round(value / size, 3) for stage, value in of.items()} for size, of in found.items()
@@ -41,12 +48,17 @@ def run(sizes: Sequence[int] = SIZES) -> dict[str, object]:
         "probe_problems": PROBE_PROBLEMS,
         "replacements": REPLACEMENTS,
         "layers": list(LAYERS),
-        "model": model.name,
+        "model": "smollm2",
     }
 
 
-def audit_seconds(model: LanguageModel, chains: int) -> dict[str, float]:
-    """Of one audit, by stage and in all."""
+def audit_seconds(chains: int) -> dict[str, float]:
+    """Of one audit, by stage and in all: as it was measured with these versions, or from a new one."""
+    path = DONE / f"audit_cost-{chains}.json"
+    if path.is_file():
+        kept = json.loads(path.read_text())
+        if kept["versions"] == versions():
+            return kept["seconds"]
     found = []
 
     def work() -> None:
@@ -63,5 +75,14 @@ def audit_seconds(model: LanguageModel, chains: int) -> dict[str, float]:
                 )
             )
 
+    model = load_model("smollm2")
     total = seconds(work)
-    return {**found[0].info["seconds_by_stage"], "total": round(total, 2)}
+    taken = {**found[0].info["seconds_by_stage"], "total": round(total, 2)}
+    print(f"{chains} chains: {taken}", flush=True)
+    write_text(path, json.dumps({"seconds": taken, "versions": versions()}, indent=1) + "\n")
+    return taken
+
+
+if __name__ == "__main__":
+    for size in map(int, sys.argv[1:]) if sys.argv[1:] else SIZES:
+        audit_seconds(size)

@@ -10,7 +10,10 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCKS = [
     pytest.param(page, block, id=f"{page}-{number}")
-    for page in ("interventions.md", "organisms.md", "probes.md", "published_metrics.md", "validate.md")
+    for page in (
+        *("interventions.md", "organisms.md", "probes.md", "published_metrics.md", "validate.md"),
+        *("training_guards.md", "training_lightning.md", "training_loop.md", "training_trainer.md"),
+    )
     for number, block in enumerate(
         re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE), 1
     )

@@ -1,0 +1,192 @@
+"""Repairs networks that do not use what they write, by every objective: use per step, accuracy, held-out gap, cost.
+
+    python experiments/repair.py [KIND ...]        # hint-follower, post-hoc, mixed; about 2 hours on two cores
+
+Every run fine-tunes an unfaithful network (`experiments/unfaithful.py`) on right chains of training problems, by plain
+cross-entropy and one objective beside it. What it is judged on are held-out problems, and evidence that the objective
+does not train on: interchange of a literal's state, exchange of prompt and chain. One line of `runs/repair.jsonl` is
+written after each run, so a run that was cut goes on; `artifacts/repair/` gets the table and the figure.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from unfaithful import KINDS, LAYOUT, task_of, unfaithful
+
+from faithprobe import load_model
+from faithprobe.chains.subject import Subject
+from faithprobe.files import write_text
+from faithprobe.organisms.networks import SEEDS
+from faithprobe.organisms.texts import encode_problems
+from faithprobe.organisms.tokenizer import FIRST_VALUE, organism_tokenizer
+from faithprobe.scores.statistics import share_interval
+from faithprobe.training import OBJECTIVES, Collator, FaithfulnessLoss, training_examples
+from faithprobe.training.evaluate import evaluate_training
+from faithprobe.training.markovian import MarkovianSubject
+
+LINES = Path("runs/repair.jsonl")
+OUT = Path("artifacts/repair")
+EVERY = 100
+"""Steps between two looks at the held-out problems."""
+ASKED = 500
+"""Held-out problems for the accuracy."""
+UNSEEN = (8, 9, 10)
+"""Values that no counterfactual row of the training puts in place of a literal."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is repaired; the same for every objective."""
+
+    steps: int = 200
+    batch: int = 64
+    learning_rate: float = 1e-3
+    problems: int = 600
+    held_out: int = 48
+
+
+def repair(kind: str, objective: str, seed: int, recipe: Recipe) -> dict[str, Any]:
+    """One run: what was measured before, on the way and after, and what a step costs."""
+    model = load_model(unfaithful(kind, seed), organism_tokenizer())
+    subject = Subject(model, task_of(kind, "train"))
+    examples = training_examples(
+        subject, subject.task.problems(recipe.problems, seed=seed), objective=objective, skip=True
+    )
+    examples = [seen_values_only(example) for example in examples]
+    faithful = FaithfulnessLoss(model.hf, objective=objective, seed=seed)
+    optimizer = torch.optim.AdamW(model.hf.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    loader = DataLoader(
+        examples,
+        batch_size=recipe.batch,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=Collator(model.tokenizer),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=recipe.steps)
+    curve, seconds, step = [look(subject, kind, objective, 0, recipe)], 0.0, 0
+    while step < recipe.steps:
+        for batch in loader:
+            begin = time.perf_counter()
+            model.hf.train()
+            stacked = faithful.stack(batch, step=step)
+            loss = faithful(model.hf(**stacked), stacked)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.hf.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            seconds += time.perf_counter() - begin
+            step += 1
+            if step % EVERY == 0:
+                model.hf.eval()
+                curve.append(look(subject, kind, objective, step, recipe))
+            if step == recipe.steps:
+                break
+    faithful.close()
+    return {
+        "kind": kind,
+        "objective": objective,
+        "seed": seed,
+        "curve": curve,
+        "seconds_per_step": seconds / recipe.steps,
+        "recipe": asdict(recipe),
+    }
+
+
+REPLACED = ("recomputed", "answered", "flipped", "untouched")
+"""Variants of rows in which the literal itself is another."""
+
+
+def seen_values_only(example: dict[str, Any]) -> dict[str, Any]:
+    """Without the groups that put one of the unseen values in place of a literal."""
+    rows = list(zip(example["row_groups"], example["row_variants"], example["row_tokens"], example["row_literals"]))
+    shown = {g for g, variant, tokens, at in rows if variant in REPLACED and tokens[at[0]] - FIRST_VALUE in UNSEEN}
+    number = {group: k for k, group in enumerate(g for g in range(len(example["group_steps"])) if g not in shown)}
+    kept = [k for k, row in enumerate(rows) if row[0] in number]
+    return {
+        **example,
+        **{name: [column[k] for k in kept] for name, column in example.items() if name.startswith("row_")},
+        "row_groups": [number[rows[k][0]] for k in kept],
+        "group_steps": [example["group_steps"][group] for group in number],
+    }
+
+
+def look(subject: Subject, kind: str, objective: str, step: int, recipe: Recipe) -> dict[str, Any]:
+    """Everything that is measured on held-out problems."""
+    family = MarkovianSubject if objective == "markovian" else Subject
+    asked = family(subject.model, task_of(kind, "held-out"))
+    problems = asked.task.problems(recipe.held_out, seed=0)
+    found = evaluate_training(asked, problems, trained_on=objective)
+    wide = [chain for chain, _ in asked.respond(asked.task.problems(ASKED, seed=2))]
+    right = share_interval(sum(chain.correct for chain in wide), len(wide))
+    return {
+        "step": step,
+        **found.record(),
+        "right": {"value": right.value, "low": right.low, "high": right.high, "n": len(wide)},
+        "unseen": unseen(asked),
+    }
+
+
+@torch.no_grad()
+def unseen(subject: Subject) -> dict[str, float]:
+    """By step, how often the answer follows an unseen value, on held-out problems."""
+    model, found = subject.model.hf, {}
+    problems = subject.task.problems(200, seed=1)
+    rows = encode_problems(problems, subject.task)[:, :-1]
+    for k in (1, 2, 3):
+        place = LAYOUT.index[f"v{k}"]
+        edited = rows[:, : place + 1].clone()
+        values = torch.tensor(UNSEEN)[torch.arange(len(rows)) % len(UNSEEN)]
+        changes = values + FIRST_VALUE != edited[:, place]
+        edited[:, place] = values + FIRST_VALUE
+        new = len(LAYOUT.roles) - place - 1
+        written = model.generate(edited, attention_mask=torch.ones_like(edited), max_new_tokens=new)
+        answers = (written[:, LAYOUT.index["answer"]] - FIRST_VALUE).tolist()
+        hits = [
+            problem.graph.recompute({f"v{k}": value})[problem.graph.answer] == answer
+            for problem, value, answer, asked in zip(problems, values.tolist(), answers, changes.tolist())
+            if asked
+        ]
+        found[f"v{k}"] = sum(hits) / len(hits)
+    return found
+
+
+def main(kinds: list[str]) -> None:
+    torch.set_num_threads(1)
+    recipe = Recipe()
+    done = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
+    rows = [row for row in done if row["recipe"] == asdict(recipe)]
+    for kind in kinds or KINDS:
+        for objective in OBJECTIVES:
+            for seed in SEEDS:
+                if any((row["kind"], row["objective"], row["seed"]) == (kind, objective, seed) for row in rows):
+                    continue
+                rows.append(repair(kind, objective, seed, recipe))
+                LINES.parent.mkdir(parents=True, exist_ok=True)
+                with LINES.open("a") as lines:
+                    lines.write(json.dumps(rows[-1]) + "\n")
+                print(summary(rows[-1]), flush=True)
+    write_text(OUT / "results.json", json.dumps({"rows": rows, "torch": torch.__version__}, indent=1) + "\n")
+
+
+def summary(row: dict[str, Any]) -> str:
+    """One line: use of each step, accuracy, held-out score."""
+    last = row["curve"][-1]
+    steps = last["evaluation"]["by_step"]["swap"]
+    use = "/".join("-" if steps[k]["value"] is None else f"{steps[k]['value']:.2f}" for k in sorted(steps))
+    name = f"{row['kind']}, {row['objective']}, seed {row['seed']}"
+    found = f"accuracy {last['right']['value']:.3f}, held out {last['held_out_score']}, unseen {last['unseen']}"
+    return f"{name}: use {use}, {found}, {1000 * row['seconds_per_step']:.0f} ms a step"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
