@@ -9,11 +9,11 @@ interrupted run goes on in `runs/probes`. The figures of `docs/probes.md` are dr
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from drawing import draw
 
 from faithprobe import Audit, load_model
 from faithprobe.audit import audit
@@ -120,19 +120,7 @@ def _rows(
 
 def _figure(rows: list[dict[str, Any]], name: str, unit: str) -> None:
     figure = decodable_not_used(pd.DataFrame([row for row in rows if row["source"] not in NOT_DRAWN]), unit=unit)
-    if (chromium := shutil.which("chromium")) is None:
-        print(f"no chromium: {FIGURES}/decodable_{name}.png is not drawn")
-        return
-    from playwright.sync_api import sync_playwright
-
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1080, "height": int(figure.layout.height)})
-        page.set_content(figure.to_html(include_plotlyjs=True))
-        page.wait_for_selector(".main-svg")
-        page.screenshot(path=FIGURES / f"decodable_{name}.png")
-        browser.close()
+    draw(figure, FIGURES / f"decodable_{name}.png")
 
 
 def _markdown(table: pd.DataFrame) -> str:

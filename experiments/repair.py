@@ -15,18 +15,25 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import plotly.graph_objects as go
 import torch
+from drawing import draw
+from plotly.subplots import make_subplots
 from torch.utils.data import DataLoader
 from unfaithful import KINDS, LAYOUT, task_of, unfaithful
 
 from faithprobe import load_model
 from faithprobe.chains.subject import Subject
 from faithprobe.files import write_text
+from faithprobe.models.language_model import LanguageModel
 from faithprobe.organisms.networks import SEEDS
 from faithprobe.organisms.texts import encode_problems
 from faithprobe.organisms.tokenizer import FIRST_VALUE, organism_tokenizer
+from faithprobe.plots.palette import BLUE, GREY, ORANGE
+from faithprobe.plots.theme import LIGHT
 from faithprobe.scores.statistics import share_interval
 from faithprobe.training import OBJECTIVES, Collator, FaithfulnessLoss, training_examples
 from faithprobe.training.evaluate import evaluate_training
@@ -53,9 +60,11 @@ class Recipe:
     held_out: int = 48
 
 
-def repair(kind: str, objective: str, seed: int, recipe: Recipe) -> dict[str, Any]:
+def repair(
+    kind: str, objective: str, seed: int, recipe: Recipe, *, model: LanguageModel | None = None
+) -> dict[str, Any]:
     """One run: what was measured before, on the way and after, and what a step costs."""
-    model = load_model(unfaithful(kind, seed), organism_tokenizer())
+    model = model or load_model(unfaithful(kind, seed), organism_tokenizer())
     subject = Subject(model, task_of(kind, "train"))
     examples = training_examples(
         subject, subject.task.problems(recipe.problems, seed=seed), objective=objective, skip=True
@@ -163,19 +172,114 @@ def unseen(subject: Subject) -> dict[str, float]:
 def main(kinds: list[str]) -> None:
     torch.set_num_threads(1)
     recipe = Recipe()
-    done = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
-    rows = [row for row in done if row["recipe"] == asdict(recipe)]
     for kind in kinds or KINDS:
         for objective in OBJECTIVES:
             for seed in SEEDS:
-                if any((row["kind"], row["objective"], row["seed"]) == (kind, objective, seed) for row in rows):
-                    continue
-                rows.append(repair(kind, objective, seed, recipe))
-                LINES.parent.mkdir(parents=True, exist_ok=True)
-                with LINES.open("a") as lines:
-                    lines.write(json.dumps(rows[-1]) + "\n")
-                print(summary(rows[-1]), flush=True)
-    write_text(OUT / "results.json", json.dumps({"rows": rows, "torch": torch.__version__}, indent=1) + "\n")
+                if (kind, objective, seed) not in {(r["kind"], r["objective"], r["seed"]) for r in done(recipe)}:
+                    row = repair(kind, objective, seed, recipe)
+                    LINES.parent.mkdir(parents=True, exist_ok=True)
+                    with LINES.open("a") as lines:
+                        lines.write(json.dumps(row) + "\n")
+                    print(summary(row), flush=True)
+    rows = done(recipe)
+    write_text(OUT / "results.json", json.dumps({"rows": [short(r) for r in rows], "torch": torch.__version__}) + "\n")
+    write_text(OUT / "table.md", table(rows))
+    draw(figure(rows), Path("docs/figures/repair.png"))
+
+
+def done(recipe: Recipe) -> list[dict[str, Any]]:
+    """The runs that were made with a recipe."""
+    lines = LINES.read_text().splitlines() if LINES.is_file() else []
+    return [row for row in map(json.loads, lines) if row["recipe"] == asdict(recipe)]
+
+
+def short(row: dict[str, Any]) -> dict[str, Any]:
+    """Without the counts behind every score."""
+    return {
+        **row,
+        "curve": [{k: v for k, v in look.items() if k != "evaluation"} | by_step(look) for look in row["curve"]],
+    }
+
+
+def by_step(look: dict[str, Any]) -> dict[str, Any]:
+    """Use of each step, and the kinds of evidence."""
+    found = look["evaluation"]
+    return {
+        "use": {step: score["value"] for step, score in found["by_step"]["swap"].items()},
+        "evidence": {kind: score["value"] for kind, score in found["evidence"].items()},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means over seeds after the last step, with the least and the most."""
+    lines = [
+        "Means over seeds (least to most) on held-out problems after the repair. Use of a step: the answer follows its",
+        "swapped value. Held out: the least of the evidence that the objective does not train on. Cost: a step's time",
+        "over that of plain cross-entropy for the same network.",
+        "",
+        "| network | objective | use v1 | use v2 | use v3 | held out | unseen values | accuracy | cost |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    plain = {(r["kind"], r["seed"]): r["seconds_per_step"] for r in rows if r["objective"] == "cross-entropy"}
+    for kind in KINDS:
+        for objective in OBJECTIVES:
+            found = [row for row in rows if (row["kind"], row["objective"]) == (kind, objective)]
+            if not found:
+                continue
+            last = [row["curve"][-1] for row in found]
+            cells = [spread([by_step(look)["use"].get(step) for look in last]) for step in ("v1", "v2", "v3")]
+            cells.append(spread([look["held_out_score"] for look in last]))
+            in_sight = objective != "markovian"  # `unseen` lets the answer see the question
+            cells.append(spread([min(look["unseen"].values()) if in_sight else None for look in last]))
+            cells.append(spread([look["right"]["value"] for look in last], digits=3))
+            cells.append(spread([row["seconds_per_step"] / plain[kind, row["seed"]] for row in found]))
+            lines.append(f"| {kind} | {objective} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows: list[dict[str, Any]]) -> go.Figure:
+    """Of every network and objective, the least use of a step, the held-out score and the accuracy, seed by seed."""
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+    fig = make_subplots(rows=1, cols=len(kinds), shared_yaxes=True, subplot_titles=kinds, horizontal_spacing=0.04)
+    for column, kind in enumerate(kinds, 1):
+        own = [row for row in rows if row["kind"] == kind]
+        for name, symbol, colour in (
+            ("least use of a step", "diamond", ORANGE),
+            ("held out", "circle", BLUE),
+            ("accuracy", "x", GREY),
+        ):
+            x = [value_of(row["curve"][-1], name) for row in own]
+            y = [row["objective"] for row in own]
+            fig.add_scatter(
+                x=x,
+                y=y,
+                name=name,
+                mode="markers",
+                showlegend=column == 1,
+                legendgroup=name,
+                marker={"symbol": symbol, "color": colour, "size": 9},
+                row=1,
+                col=column,
+            )
+    fig.update_yaxes(categoryorder="array", categoryarray=list(OBJECTIVES)[::-1])
+    fig.update_xaxes(range=[-0.05, 1.05], tickformat=".1f")
+    return fig.update_layout(template=LIGHT, height=420, width=1080, margin={"t": 64, "l": 130})
+
+
+def value_of(look: dict[str, Any], name: str) -> float | None:
+    if name == "accuracy":
+        return look["right"]["value"]
+    if name == "held out":
+        return look["held_out_score"]
+    return min((value for value in by_step(look)["use"].values() if value is not None), default=None)
+
+
+def spread(values: list[float | None], *, digits: int = 2) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "unscored"
+    mean, low, high = (f"{value:.{digits}f}" for value in (fmean(known), min(known), max(known)))
+    return f"{mean} ({low} to {high})"
 
 
 def summary(row: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -78,7 +79,8 @@ def training_examples(
         tokens = subject.forced(problem, problem.response)
         if tokens is None:
             raise TaskError(f"the tokenizer puts no border between prompt and response of problem {problem.id!r}")
-        chain = subject.read(problem, prompt, tokens[len(prompt) :])
+        # a reference ends by itself, also where it is longer than the model is allowed to write
+        chain = replace(subject.read(problem, prompt, tokens[len(prompt) :]), finished=True)
         try:
             found.append(
                 training_example(

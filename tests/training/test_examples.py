@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from faithprobe.chains.subject import Subject
 from faithprobe.errors import TaskError
 from faithprobe.tasks import Problem
+from faithprobe.tasks.arithmetic import Arithmetic
 from faithprobe.training.examples import AS_WRITTEN, groups_of, training_example, training_examples
 from tests.subjects import arithmetic, forced, text_of
+from tests.tiny import tiny_language_model
 from tests.training.texts import SUM, asked_for, roomy
 
 
@@ -69,3 +72,10 @@ def test_chains_as_they_are_written():
     assert [asked_for(subject, row) for row in found] == [["12"], ["9"], ["11"]]
     assert [row.targets for row in found] == [(chain.literals[step].span[0],) for step in ("v1", "v2", "v3")]
     assert set(AS_WRITTEN) == {"blind", "stated"}
+
+
+def test_a_reference_that_is_longer_than_a_response_may_be_still_ends():
+    asked = Subject(tiny_language_model("llama"), Arithmetic(steps=2, shots=0))
+    asked.task.max_new_tokens = 3
+    (example,) = training_examples(asked, asked.task.problems(1), objective="cross-entropy")
+    assert example["labels"][-1] == example["input_ids"][-1] == asked.model.tokenizer.eos_token_id

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 trl = pytest.importorskip("trl")
@@ -395,35 +396,43 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
+from safetensors.torch import save_file
 torch.set_num_threads(1)
 from tests.training import bare
 from tests.training.test_trainer import logged, preferences, trained
-kind, folder = sys.argv[1], Path(sys.argv[2])
-rows = preferences(16) if kind == "dpo" else bare.examples(16)
-trainer = trained(kind, rows, folder / "run", per_device_train_batch_size=4, loss={"weight": 3.0})
-assert trainer.accelerator.num_processes == 2, trainer.accelerator.num_processes
-if trainer.accelerator.is_main_process:
-    torch.save({n: p.detach() for n, p in trainer.model.named_parameters()}, folder / "weights.pt")
-    (folder / "logs.json").write_text(json.dumps(logged(trainer)))
+folder = Path(sys.argv[1])
+for kind in ("hf", "sft", "dpo"):
+    rows = preferences(16) if kind == "dpo" else bare.examples(16)
+    trainer = trained(kind, rows, folder / f"{kind}-run", per_device_train_batch_size=4, loss={"weight": 3.0})
+    assert trainer.accelerator.num_processes == 2, trainer.accelerator.num_processes
+    if trainer.accelerator.is_main_process:
+        weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+        save_file(weights, folder / f"{kind}.safetensors")
+        (folder / f"{kind}.json").write_text(json.dumps(logged(trainer)))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hf", "sft", "dpo"])
-def test_two_processes_are_one_with_twice_the_batch(kind, tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes made, with all kinds of trainers."""
+    folder, root = tmp_path_factory.mktemp("two"), Path(__file__).parents[2]
+    (folder / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    root = Path(__file__).parents[2]
     done = subprocess.run(
-        [*command, str(tmp_path / "program.py"), kind, str(tmp_path)],
+        [*command, str(folder / "program.py"), str(folder)],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hf", "sft", "dpo"])
+def test_two_processes_are_one_with_twice_the_batch(kind, two, tmp_path):
     rows = preferences(16) if kind == "dpo" else bare.examples(16)
-    one = trained(kind, rows, tmp_path / "one")
-    two = torch.load(tmp_path / "weights.pt", weights_only=True)
-    assert max(float((p.detach() - two[n]).abs().max()) for n, p in one.model.named_parameters()) < SAME
-    assert json.loads((tmp_path / "logs.json").read_text()) == pytest.approx(logged(one), abs=1e-5)
+    one, weights = trained(kind, rows, tmp_path / "one"), load_file(two / f"{kind}.safetensors")
+    assert max(float((p.detach() - weights[n]).abs().max()) for n, p in one.model.named_parameters()) < SAME
+    assert json.loads((two / f"{kind}.json").read_text()) == pytest.approx(logged(one), abs=1e-5)
