@@ -4,8 +4,9 @@ Audits of 25, 100 and 400 chains, each from nothing, with everything that `faith
 `ratio` is seconds per chain of the largest audit over seconds per chain of the smallest, without reading the probe
 problems, whose number does not follow the chains: at most 1 means that the cost grows at most linearly.
 
-All three take over two hours on two cores, alone on the machine. Each is kept in `runs/bench/` when it is done, and not
-run again: a run that was cut goes on with the next one, and the file that is written says which sizes it holds.
+All three take over two hours on two cores, alone on the machine. A run that was cut goes on where it was: an audit keeps
+its finished parts and what they took in `runs/bench/`, and one that is done is not made again. The file that is written
+says which sizes it holds. `total` is the sum of the stages.
 
     python -m benchmarks.bench_audit_cost 25 100    # these sizes only
 """
@@ -13,12 +14,12 @@ run again: a run that was cut goes on with the next one, and the file that is wr
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import seconds, versions
+from benchmarks.harness import versions
 from faithprobe import audit, load_model
 from faithprobe.files import write_text
 from faithprobe.tasks.arithmetic import Arithmetic
@@ -59,27 +60,21 @@ def audit_seconds(chains: int) -> dict[str, float]:
         kept = json.loads(path.read_text())
         if kept["versions"] == versions():
             return kept["seconds"]
-    found = []
-
-    def work() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            found.append(
-                audit(
-                    model,
-                    Arithmetic(steps=3),
-                    problems=chains,
-                    probe_problems=PROBE_PROBLEMS,
-                    replacements=REPLACEMENTS,
-                    layers=LAYERS,
-                    out=folder,
-                )
-            )
-
-    model = load_model("smollm2")
-    total = seconds(work)
-    taken = {**found[0].info["seconds_by_stage"], "total": round(total, 2)}
+    work = DONE / f"audit_cost-{chains}"
+    made = audit(
+        load_model("smollm2"),
+        Arithmetic(steps=3),
+        problems=chains,
+        probe_problems=PROBE_PROBLEMS,
+        replacements=REPLACEMENTS,
+        layers=LAYERS,
+        out=work,
+    )
+    stages = made.info["seconds_by_stage"]
+    taken = {**stages, "total": round(sum(stages.values()), 2)}
     print(f"{chains} chains: {taken}", flush=True)
     write_text(path, json.dumps({"seconds": taken, "versions": versions()}, indent=1) + "\n")
+    shutil.rmtree(work)
     return taken
 
 

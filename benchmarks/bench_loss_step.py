@@ -2,18 +2,18 @@
 
 `ratio` is the time of `EVERY` optimiser steps (forward, backward, AdamW), of which one has the term with labels, over
 as many plain steps, on the same batches. Beside it, in the same rounds: a full term at every step, by labels or without
-them (`self_consistency`). `memory_ratio` compares the peaks of two processes, as the kernel counts them
-(`ru_maxrss`): weights, gradients and the optimiser's state stand on both sides. `activations_ratio` leaves out what a
-process holds before its first step.
+them (`self_consistency`). `memory_ratio` compares the peaks of two processes, as Linux counts them (`VmHWM`; `ru_maxrss` of
+a child begins at its parent's): weights, gradients and the optimiser's state stand on both sides. `activations_ratio`
+leaves out what a process holds before its first step.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -24,7 +24,7 @@ from faithprobe.models.language_model import LanguageModel
 from faithprobe.tasks.arithmetic import Arithmetic
 from faithprobe.training import Collator, FaithfulnessLoss, training_examples
 
-EVERY, BATCH, ROUNDS = 4, 16, 3
+EVERY, BATCH, ROUNDS = 4, 8, 2
 LIMIT, MEMORY_LIMIT = 1.25, 1.5
 Step = Callable[[], object]
 
@@ -85,7 +85,8 @@ def grow(objective: str) -> None:
     """Prints what `memory` reads."""
 
     def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024) / 1024
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     work = steps(load_model("smollm2"), objective, 2)
     before = peak()
