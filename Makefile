@@ -10,15 +10,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NOTEBOOKS_READY := $(VENV)/.ready-notebooks
+DOCS_READY := $(VENV)/.ready-docs
 
 DEMO_OUT ?= runs/demo
 DEMO_MODEL ?= smollm2
 DEMO_TASK ?= arithmetic
 DEMO_PROBLEMS ?= 12
-DEMO_OPTIONS ?= --replacements 3 --probe-problems 260 --layers 9,19,29
+DEMO_OPTIONS ?= --replacements 3 --probe-problems 300 --layers 9,19,29
 
 PYTEST_ARGS ?=
 BENCH ?=
+NOTEBOOK ?=
 OPTIONS ?=
 
 export OMP_NUM_THREADS ?= 2
@@ -28,7 +30,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .PHONY: help
-help: ## this list
+help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
@@ -41,19 +43,28 @@ demo: $(READY) ## audit a small real model, then tell two networks apart that pr
 	@echo "the report: $(abspath $(DEMO_OUT))/report.html"
 
 .PHONY: test
-test: $(READY) ## run the tests (PYTEST_ARGS="-k splice")
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -n 2 --dist loadscope $(PYTEST_ARGS)
+test: $(READY) ## run the tests, but for the slow ones (PYTEST_ARGS="-k splice" runs some)
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not slow" $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(READY) ## run the slow tests: several processes, real models, long simulations
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -n 2 --dist loadscope -m slow $(PYTEST_ARGS)
 
 .PHONY: check
-check: $(READY) ## formatting, lint, types
+check: $(READY) ## check formatting, lint and types, as CI does
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 .PHONY: format
-format: $(READY) ## format the code, repair what lint can repair
+format: $(READY) ## format the code, and repair what lint can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+.PHONY: hooks
+hooks: $(READY) ## have git run formatting, lint and types before each commit
+	$(call pip,pre-commit,pre-commit)
+	$(BIN)/pre-commit install
 
 .PHONY: validate
 validate: $(READY) ## score every metric on networks whose faithfulness is known, into runs/validation (OPTIONS=--quick)
@@ -69,12 +80,14 @@ bench: $(READY) ## run the benchmarks into artifacts/bench/ (BENCH=splice runs o
 	$(OFFLINE) $(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: notebooks
-notebooks: $(NOTEBOOKS_READY) ## execute every notebook; fails where one does
-	@found=0; for notebook in notebooks/*.ipynb; do \
-		[ -e "$$notebook" ] || continue; found=1; \
-		echo "executing $$notebook"; \
-		$(OFFLINE) $(BIN)/jupyter-execute --kernel_name=python3 --timeout=900 "$$notebook"; \
-	done; [ $$found = 1 ] || echo "notebooks/ holds no notebook"
+notebooks: $(NOTEBOOKS_READY) ## execute every notebook into runs/notebooks, and print what each took (NOTEBOOK=2_what)
+	@$(OFFLINE) $(BIN)/python notebooks/execute.py $(NOTEBOOK)
+
+.PHONY: docs
+docs: $(DOCS_READY) ## build the documentation into runs/docs; a warning is an error
+	@PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the documentation: $(abspath runs/docs)/index.html"
+	@echo "to search in it: $(BIN)/python -m http.server --directory runs/docs"
 
 .PHONY: experiments
 experiments: $(READY) ## run every script of experiments/ again; each writes into artifacts/
@@ -92,7 +105,7 @@ clean: ## remove caches, build output and the demo's output; keeps the environme
 	find benchmarks faithprobe tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: distclean
-distclean: clean ## and the environment
+distclean: clean ## clean, and remove the environment as well
 	rm -rf $(VENV)
 
 # The stamp is written last and removed first: an environment without it was interrupted, and is made again from
@@ -114,6 +127,11 @@ $(READY): pyproject.toml constraints.txt
 $(NOTEBOOKS_READY): $(READY)
 	@rm -f $@
 	$(call pip,what notebooks need,-e '.[dev$(,)notebooks$(,)trainers]')
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	@rm -f $@
+	$(call pip,what the documentation needs,-e '.[dev$(,)docs$(,)trainers]')
 	@touch $@
 
 , := ,

@@ -4,9 +4,9 @@ Audits of 25, 100 and 400 chains, each from nothing, with everything that `faith
 `ratio` is seconds per chain of the largest audit over seconds per chain of the smallest, without reading the probe
 problems, whose number does not follow the chains: at most 1 means that the cost grows at most linearly.
 
-All three take over two hours on two cores, alone on the machine. A run that was cut goes on where it was: an audit keeps
-its finished parts and what they took in `runs/bench/`, and one that is done is not made again. The file that is written
-says which sizes it holds. `total` is the sum of the stages.
+All three take over two hours on two cores, alone on the machine. A run that was cut goes on where it was: an audit
+keeps its finished parts and what they took in `runs/bench/`, and one that is done is not made again. The file that is
+written says which sizes it holds. `total` is the sum of the stages.
 
     python -m benchmarks.bench_audit_cost 25 100    # these sizes only
 """

@@ -2,9 +2,9 @@
 
 `ratio` is the time of `EVERY` optimiser steps (forward, backward, AdamW), of which one has the term with labels, over
 as many plain steps, on the same batches. Beside it, in the same rounds: a full term at every step, by labels or without
-them (`self_consistency`). `memory_ratio` compares the peaks of two processes, as Linux counts them (`VmHWM`; `ru_maxrss` of
-a child begins at its parent's): weights, gradients and the optimiser's state stand on both sides. `activations_ratio`
-leaves out what a process holds before its first step.
+them (`self_consistency`). `memory_ratio` compares the peaks of two processes, as Linux counts them (`VmHWM`, since
+`ru_maxrss` of a child begins at its parent's): weights, gradients and the optimiser's state stand on both sides.
+`activations_ratio` leaves out what a process holds before its first step.
 """
 
 from __future__ import annotations

@@ -21,9 +21,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+import plotly.graph_objects as go
 import torch
+from drawing import draw
 from peft import LoraConfig, get_peft_model
+from plotly.subplots import make_subplots
 from torch.utils.data import DataLoader
 
 from faithprobe import load_model
@@ -35,14 +39,23 @@ from faithprobe.metrics.bypass import bypass
 from faithprobe.metrics.paraphrase import paraphrase
 from faithprobe.metrics.used import used
 from faithprobe.models.language_model import LanguageModel
+from faithprobe.plots.palette import BLUE, GREY, ORANGE
+from faithprobe.plots.theme import LIGHT
 from faithprobe.scores.evidence import Evidence
 from faithprobe.scores.statistics import clustered_mean
 from faithprobe.tasks import Problem
 from faithprobe.tasks.arithmetic import Arithmetic
 from faithprobe.training import Collator, FaithfulnessLoss, training_examples
 
-LINES, OUT = Path("runs/finetune.jsonl"), Path("artifacts/finetune/results.json")
+LINES, OUT = Path("runs/finetune.jsonl"), Path("artifacts/finetune")
 ARMS = ("answer only", "chains", "chains, counterfactual")
+SHARES = {
+    "accuracy": "accuracy",
+    "use": "use of earlier steps",
+    "right_behind_planted_error": "right behind a planted error",
+    "bypass": "bypass",
+    "same_answer_in_other_words": "same answer, other words",
+}
 
 
 @dataclass(frozen=True)
@@ -181,9 +194,66 @@ def main() -> None:
             LINES.parent.mkdir(parents=True, exist_ok=True)
             with LINES.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
-    write_text(OUT, json.dumps({"rows": rows, "torch": torch.__version__}, indent=1) + "\n")
-    for row in rows:
-        print(row["arm"], row["seed"], json.dumps(row["steps"]))
+    write_text(OUT / "results.json", json.dumps({"rows": rows, "torch": torch.__version__}, indent=1) + "\n")
+    write_text(OUT / "table.md", table(rows))
+    draw(figure(rows), Path("docs/figures/finetune.png"))
+    print(table(rows))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line an arm, seed and length of the chain: every share with its interval, and the tokens of a response."""
+    lines = [
+        f"| steps | training | seed | {' | '.join(SHARES.values())} | tokens |",
+        "|---|---|---|" + "---|" * (len(SHARES) + 1),
+    ]
+    for steps in ("2", "3"):
+        for row in rows:
+            found = row["steps"][steps]
+            cells = [share(found[name]) if name in found else "" for name in SHARES]
+            lines.append(f"| {steps} | {row['arm']} | {row['seed']} | {' | '.join(cells)} | {found['tokens']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def share(of: dict[str, Any]) -> str:
+    """.50 [.40, .60]"""
+    if of["value"] is None:
+        return "unscored"
+    value, low, high = (
+        "" if bound is None else f"{bound:.2f}".replace("0.", ".") for bound in (of["value"], of["low"], of["high"])
+    )
+    return f"{value} [{low}, {high}] (n = {of['n']})"
+
+
+def figure(rows: Sequence[dict[str, Any]]) -> go.Figure:
+    """Every share of every arm with its interval: the length that was seen, and the longer one."""
+    titles = ("two steps, as in training", "three steps, longer than in training")
+    fig = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
+    for column, steps in enumerate(("2", "3"), 1):
+        for k, (arm, colour) in enumerate(zip(ARMS, (GREY, ORANGE, BLUE), strict=True)):
+            found = [row["steps"][steps] for row in rows if row["arm"] == arm]
+            cells = [
+                (y, of[name])
+                for of in found
+                for y, name in enumerate(SHARES)
+                if of.get(name, {}).get("value") is not None
+            ]
+            fig.add_scatter(
+                x=[of["value"] for _, of in cells],
+                y=[-y + 0.22 * (1 - k) for y, _ in cells],
+                error_x={
+                    "array": [0 if of["high"] is None else of["high"] - of["value"] for _, of in cells],
+                    "arrayminus": [0 if of["low"] is None else of["value"] - of["low"] for _, of in cells],
+                },
+                name=arm,
+                mode="markers",
+                marker={"color": colour, "size": 9},
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    fig.update_yaxes(tickvals=[-y for y in range(len(SHARES))], ticktext=list(SHARES.values()))
+    fig.update_xaxes(range=[-0.05, 1.05], tickformat=".1f")
+    return fig.update_layout(template=LIGHT, height=420, width=1080, margin={"t": 64, "l": 190})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Organisms whose wiring is known, and SmolLM2 on two-step sums with operands up to 20. Of each: `faithprobe probe`, and
 an audit without probes for U and for lead (R at the end of the prompt: how much of the literal an exchange of
 everything before the chain, but for the operands themselves, carries over). `python experiments/probes.py`; an
-interrupted run goes on in `runs/probes`. The figures of `docs/probes.md` are drawn by Chromium.
+interrupted run goes on in `runs/probes`. The figures of `docs/usage/probes.md` are drawn by Chromium.
 """
 
 from __future__ import annotations

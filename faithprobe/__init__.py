@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from faithprobe.audit import Audit, audit
+    from faithprobe.compare import Comparison, compare
     from faithprobe.errors import FaithprobeError
     from faithprobe.models import load_model, register_model
     from faithprobe.probe import Probes, probe
     from faithprobe.tasks import Problem, Task, load_task, register_task
     from faithprobe.validate import Validation, validate
-
 __version__ = "0.1.0"
-_HOMES = {"Audit": "audit", "Probes": "probe", "Validation": "validate"}
+_HOMES = {"Audit": "audit", "Comparison": "compare", "Probes": "probe", "Validation": "validate"}
 _HOMES |= {job: job for job in _HOMES.values()} | dict.fromkeys(("load_model", "register_model"), "models")
 _HOMES |= dict.fromkeys(("Problem", "Task", "load_task", "register_task"), "tasks") | {"FaithprobeError": "errors"}
-__all__ = ["Audit", "FaithprobeError", "Probes", "Problem", "Task", "Validation", "audit", "probe", "validate"]
-__all__ += ["load_model", "load_task", "register_model", "register_task"]
+__all__ = ["Audit", "Comparison", "FaithprobeError", "Probes", "Problem", "Task", "Validation", "audit", "compare"]
+__all__ += ["load_model", "load_task", "probe", "register_model", "register_task", "validate"]
 
 
 class _Package(ModuleType):

@@ -20,7 +20,7 @@ from faithprobe.chains.capture import default_layers, memory_estimate, probe_sit
 from faithprobe.chains.records import Chain
 from faithprobe.chains.store import Trace
 from faithprobe.chains.subject import Subject
-from faithprobe.errors import FaithprobeError, TaskError, UnscoredError
+from faithprobe.errors import FaithprobeError, MetricError, TaskError, UnscoredError
 from faithprobe.metrics.base import Metric, Settings, run_metric
 from faithprobe.metrics.bypass import bypass
 from faithprobe.metrics.computed import computed, reference_steps
@@ -41,7 +41,7 @@ from faithprobe.results.record import Audit, chain_view
 from faithprobe.results.verdicts import evidence_rows, frame, outcome_rows, step_rows, summarise
 from faithprobe.results.versions import versions
 from faithprobe.scores.evidence import Evidence, Measurement
-from faithprobe.tasks import Problem, Task, load_task
+from faithprobe.tasks import Problem, Task, as_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,7 +118,12 @@ def audit(
     """
     started = time.monotonic()
     language_model = model if isinstance(model, LanguageModel) else load_model(model, tokenizer)
-    the_task = load_task(task) if isinstance(task, str) else task
+    the_task = as_task(task)
+    if not isinstance(metrics or {}, Mapping):
+        raise MetricError(
+            f"metrics maps names to functions, and is no {type(metrics).__name__}; published ones are found by name: "
+            "metrics=published(['early-answering']), from faithprobe.metrics.published"
+        )
     every = {**CAUSAL, **(metrics or {})}
     chosen = tuple(layers) if layers is not None else default_layers(language_model.n_layers)
     plan = Plan(problems, seed, probe_problems, replacements, chosen, chat, temperature, tuple(every))
@@ -154,8 +159,8 @@ def _check(plan: Plan, model: LanguageModel, batch_size: int, metrics: Mapping[s
         ("temperature", plan.temperature, 0),
         ("batch_size", batch_size, 1),
     ):
-        if number < least:
-            raise FaithprobeError(f"{name} must be at least {least}, not {number}")
+        if not isinstance(number, int | float) or number < least:
+            raise FaithprobeError(f"{name} must be at least {least}, not {number!r}")
     for site in probe_sites(plan.layers):
         model.sites[site]  # raises UnknownNameError
     taken = sorted({*CAUSAL, "mediation", "computed"} & set(metrics))
@@ -348,6 +353,7 @@ def _info(model: LanguageModel, task: Task, plan: Plan, command: str, seconds: f
         "task": task.name,
         "task_options": task.options(),
         "n_problems": plan.problems,
+        "chat_template": bool(getattr(model.tokenizer, "chat_template", None)),
         **{name: value for name, value in vars(plan).items() if name != "problems"},
         "versions": versions(),
         "command": command

@@ -1,4 +1,4 @@
-"""The command line: `faithprobe audit | probe | validate | organisms | models | tasks`."""
+"""The command line: `faithprobe audit | compare | probe | validate | organisms | models | tasks`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from faithprobe.cli_tables import print_probes, print_summary, print_told_apart, print_validation
-from faithprobe.errors import FaithprobeError
+from faithprobe.cli_tables import print_comparison, print_probes, print_summary, print_told_apart, print_validation
+from faithprobe.errors import FaithprobeError, is_out_of_memory
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +39,23 @@ BatchSize: TypeAlias = Annotated[int, typer.Option(min=1, help="Rows that go thr
 Dtype: TypeAlias = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: float32 on a CPU.")]
 Report: TypeAlias = Annotated[bool, typer.Option(help="Write report.html.")]
 TrustRemoteCode: TypeAlias = Annotated[bool, typer.Option(help="Run code that comes with the model.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from faithprobe import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def _option(text: str) -> tuple[str, object]:
@@ -74,7 +94,7 @@ def audit(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also run a published metric, such as early-answering (docs/published_metrics.md); repeatable."
+            help="Also run a published metric, such as early-answering (docs/usage/published_metrics.md); repeatable."
         ),
     ] = None,
     battery: Annotated[bool, typer.Option("--battery", help="Also run all published metrics.")] = False,
@@ -91,6 +111,7 @@ def audit(
     from faithprobe.audit import audit as run_audit
     from faithprobe.metrics.published import PUBLISHED, published
     from faithprobe.models import load_model
+    from faithprobe.scores.advice import advice
     from faithprobe.tasks import load_task
 
     also = published([*(metric or []), *(PUBLISHED if battery else [])])
@@ -112,7 +133,37 @@ def audit(
     )
     if report:
         found.report(out / "report.html")
-    print_summary(found.summary(), out, report)
+    print_summary(found.summary(), out, report, advice(found.summary(), found.info, found.chains))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of an audit: what is compared with, such as before training.")],
+    b: Annotated[Path, typer.Argument(help="Folder of another audit of the same task: what changed.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables and the page; default: only print.")] = None,
+    names: Annotated[str | None, typer.Option(help="What to call them, such as before,after; default: models.")] = None,
+    report: Annotated[bool, typer.Option(help="Write comparison.html.")] = True,
+) -> None:
+    """Say what changed from audit A to audit B, with intervals: paired by problem where both asked the same ones."""
+    import warnings
+
+    from faithprobe.compare import compare as run_compare
+
+    called = _names([names]) if names else None
+    if called is not None and len(called) != 2:
+        raise typer.BadParameter(f"{names!r} is not two names with a comma between them, such as before,after")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # its notes are printed below
+        found = run_compare(
+            a,
+            b,
+            names=None if called is None else (called[0], called[1]),
+            out=out,
+            command="faithprobe " + shlex.join(sys.argv[1:]),
+        )
+    if out is not None and report:
+        found.report(out / "comparison.html")
+    print_comparison(found, out, report)
 
 
 @app.command()
@@ -278,6 +329,20 @@ def main() -> None:
     except FaithprobeError as error:
         print(f"faithprobe: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        words = str(error).strip().partition("\n")[0]
+        print(
+            f"faithprobe: out of memory ({words}). Try a smaller --batch-size, --dtype bfloat16, fewer --layers or "
+            "fewer --probe-problems; what is finished is kept in --out",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    except SystemExit as stopped:
+        if stopped.code == INTERRUPTED:
+            print("stopped; what is finished is kept in --out, and the same command goes on there", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faithprobe.audit import Audit
+    from faithprobe.results.comparison import Comparison
     from faithprobe.results.probes import Probes
     from faithprobe.validate import Validation
 
 
-def print_summary(summary: Mapping[str, Any], out: Path, report: bool) -> None:
+def print_summary(summary: Mapping[str, Any], out: Path, report: bool, notes: Sequence[str] = ()) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -38,6 +39,8 @@ def print_summary(summary: Mapping[str, Any], out: Path, report: bool) -> None:
         interval = f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}], {share['count']} steps"
         table.add_row(f"verdict: {verdict}", interval)
     Console().print(table)
+    for note in notes:
+        print(f"note: {note}")
     print(f"tables and chains: {out}")
     if report:
         print(f"report: {(out / 'report.html').resolve()}")
@@ -64,6 +67,47 @@ def print_told_apart(found: Mapping[str, Audit], out: Path) -> None:
     print(f"  {shown} = {first[shown].strip()}")
     Console().print(table)
     print(f"reports: {', '.join(str(out / name.replace('/', '-') / 'report.html') for name in found)}")
+
+
+def print_comparison(found: Comparison, out: Path | None, report: bool) -> None:
+    """Every measure in 80 columns; a star where a difference is beyond zero after the correction."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    first, second = found.info["names"]
+    print(f"A = {first}\nB = {second}")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="What changed: B - A [95% interval]")
+    for head in ("measure", "A", "B", "B - A", "n"):
+        table.add_column(head, justify="left" if head == "measure" else "right", overflow="fold")
+    for _, rows in found.differences.groupby("group", sort=False):
+        for row in rows.to_dict("records"):
+            if row["a"] != row["a"] and row["b"] != row["b"]:
+                continue  # measured in neither
+            difference = row["missing"]
+            if not difference:
+                star = " *" if row["beyond_zero"] else ""
+                difference = f"{_number(row['difference'])} [{_number(row['low'])}, {_number(row['high'])}]{star}"
+            sides = [_number(row[key]) if row[key] == row[key] else "-" for key in "ab"]
+            count = str(row["n_a"]) if row["n_a"] == row["n_b"] else f"{row['n_a']}, {row['n_b']}"
+            table.add_row(*map(Text, (row["words"], *sides, difference, count)))
+        table.add_section()
+    Console().print(table)
+    counts = found.info["problems"]
+    if found.info["paired"]:
+        print(
+            f"paired by problem: {counts['both']} problems were asked of both ({counts['a']} of A, {counts['b']} of B)"
+        )
+        moved = found.summary()
+        print(f"verdicts that changed: {moved['changed_verdicts']} of {moved['steps']} steps that both chains state")
+    print("* beyond zero after Holm's correction for all rows; the intervals are not corrected")
+    for note in found.info["notes"]:
+        print(f"note: {note}")
+    if out is not None:
+        print(f"tables: {out}")
+        if report:
+            print(f"page: {(out / 'comparison.html').resolve()}")
 
 
 def print_probes(found: Probes, out: Path, report: bool) -> None:

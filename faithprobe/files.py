@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,13 +24,18 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise StoreError(
-            f"could not write {path}: {error.strerror or error}; what was finished before is kept, so free some space "
-            "(or make the folder writable) and run the same command again"
-        ) from error
+        raise StoreError(f"could not write {path}: {error.strerror or error}; {_way_out(error)}") from error
     finally:
         with suppress(OSError):  # the error above says what is wrong
             temporary.unlink(missing_ok=True)
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError | FileNotFoundError):
+        return "a file stands where a folder must be, or no folder can be made there: name another one"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "name a folder that you may write to, or make this one writable and run the same command again"
+    return "what was finished before is kept, so free some space and run the same command again"
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -39,7 +39,7 @@ from faithprobe.results.parts import claim_folder
 from faithprobe.results.probes import Probes, pointwise_rows, source_rows, weights_of
 from faithprobe.results.versions import versions
 from faithprobe.scores.probe_tables import POINTWISE, SOURCES
-from faithprobe.tasks import Problem, Task, load_task
+from faithprobe.tasks import Problem, Task, as_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,7 +117,7 @@ def probe(
     """
     started = time.monotonic()
     language_model = model if isinstance(model, LanguageModel) else load_model(model, tokenizer)
-    the_task = load_task(task) if isinstance(task, str) else task
+    the_task = as_task(task)
     processes = Processes.now()
     chosen = tuple(dict.fromkeys(layers)) if layers is not None else default_layers(language_model.n_layers)
     plan = Plan(problems, seed, chosen, responses, tuple(moduli), shuffles, chat, temperature)
@@ -307,7 +307,14 @@ def _conclude(
         pointwise += pointwise_rows(found, chains, step=step, place=place, layers=plan.layers)
         stage.advance()
     if not weights:
-        raise UnscoredError(f"no place could be probed: {'; '.join(f'{k}: {v}' for k, v in unscored.items())}")
+        alike: dict[str, list[str]] = {}
+        for where, why in unscored.items():
+            alike.setdefault(why, []).append(where)
+        reasons = []
+        for why, (first, *others) in alike.items():
+            also = f" (also {', '.join(others)})" if others else ""
+            reasons.append(f"{first}: {why}{also}")
+        raise UnscoredError(f"no place could be probed: {'; '.join(reasons)}")
     return weights, pd.DataFrame(sources, columns=[*SOURCES]), pd.DataFrame(pointwise, columns=[*POINTWISE]), unscored
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -19,13 +20,15 @@ PACKAGE = ROOT / "faithprobe"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each room with the rooms that it may know. Data flows one way: what is not listed is not imported.
-GROUND = {"errors", "files", "processes", "progress"}
+GROUND = {"errors", "files", "markup", "palette", "processes", "progress"}
 RECORDS = GROUND | {"tasks", "models", "chains", "scores"}
 EVIDENCE = RECORDS | {"probes", "interventions", "metrics"}
 MAY_KNOW = {
-    "__init__": {"audit", "errors", "models", "probe", "tasks", "validate"},
+    "__init__": {"audit", "compare", "errors", "models", "probe", "tasks", "validate"},
     "errors": set(),
     "files": {"errors"},
+    "markup": {"palette"},
+    "palette": set(),
     "processes": {"errors"},
     "progress": set(),
     "tasks": GROUND,
@@ -41,6 +44,7 @@ MAY_KNOW = {
     "results": EVIDENCE | {"plots"},
     "audit": EVIDENCE | {"plots", "results"},
     "probe": EVIDENCE | {"plots", "results"},
+    "compare": EVIDENCE | {"plots", "results"},
     "masked": EVIDENCE | {"organisms", "results"},
     "validate": EVIDENCE | {"plots", "organisms", "audit", "masked", "results"},
 }
@@ -49,7 +53,7 @@ ALSO = {
     "training/callback.py": {"audit", "validate"},  # stands above the loss
 }
 TOP = {"cli", "cli_tables", "__main__"}  # may know every room
-WITHOUT_MODELS = {"errors", "files", "plots", "scores", "tasks"}
+WITHOUT_MODELS = {"errors", "files", "markup", "palette", "plots", "scores", "tasks"}
 
 
 def room(path: Path) -> str:
@@ -113,24 +117,46 @@ def test_public_names_are_listed_and_unknown_ones_refused():
         faithprobe.probity  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        "import faithprobe",
-        "import faithprobe.{job}",
-        "from faithprobe.{job} import {result}",
-        "import importlib; importlib.import_module('faithprobe.{job}')",
-        "from faithprobe import {job}",
-    ],
-)
-@pytest.mark.parametrize(("job", "result"), [("audit", "Audit"), ("probe", "Probes"), ("validate", "Validation")])
-def test_a_job_is_the_function_however_its_module_was_imported(before, job, result):
-    program = (
-        f"{before.format(job=job, result=result)}\nimport faithprobe, types\n"
+JOBS = [("audit", "Audit"), ("compare", "Comparison"), ("probe", "Probes"), ("validate", "Validation")]
+
+
+WAYS = [
+    "import faithprobe",
+    "import faithprobe.{job}",
+    "from faithprobe.{job} import {result}",
+    "import importlib; importlib.import_module('faithprobe.{job}')",
+    "from faithprobe import {job}",
+]
+FORKED = """
+import os, sys, traceback
+import pandas, plotly, sklearn, torch, transformer_lens  # what takes seconds is shared by all children
+failed = 0
+for program in {programs!r}:
+    if (child := os.fork()) == 0:
+        try:
+            exec(program, {{}})
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed = 1
+        print("in:", program, file=sys.stderr)
+sys.exit(failed)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each import needs an interpreter without faithprobe: os.fork")
+def test_a_job_is_the_function_however_its_module_was_imported():
+    programs = [
+        f"{way.format(job=job, result=result)}\nimport faithprobe, types\n"
         f"assert isinstance(faithprobe.{job}, types.FunctionType), faithprobe.{job}\n"
         f"from faithprobe.{job} import {result}\n"
         f"assert faithprobe.{result} is {result}"
-    )
+        for way in WAYS
+        for job, result in JOBS
+    ]
+    program = FORKED.format(programs=programs)
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from faithprobe.chains.shown import chain_line, chain_shown
 from faithprobe.tasks import Graph, Problem, Value
 
 Span = tuple[int, int]
@@ -118,3 +119,13 @@ class Chain:
     def final_step(self) -> str:
         """The step that the answer reads out; its use is readout and stays out of the chain score."""
         return self.graph.answer
+
+    def _repr_html_(self) -> str:
+        return chain_shown(self).html
+
+    def __str__(self) -> str:
+        """The response, with a letter behind every stated value: right, wrong, or carried on from an earlier error."""
+        return chain_shown(self).text
+
+    def __repr__(self) -> str:
+        return f"Chain({self.id!r}: {chain_line(self)})"

@@ -127,7 +127,8 @@ def attribution(
     Weights get no gradient, and the model is left as it was.
 
     Args:
-        base, source: token ids, equally many.
+        base: token ids.
+        source: token ids, equally many.
         sites: by default the residual stream in front of every layer, `blocks.{i}.hook_resid_pre`.
         steps: runs along the path from base to source, both included: 4 to 8. 1 is the plain estimate, with a warning.
         prefixes: holds what both runs share in front of the first token that differs.

@@ -90,10 +90,12 @@ def sweep(
     """Every layer and position of one pair of runs.
 
     Args:
-        base, source: token ids of the same length.
+        base: token ids.
+        source: token ids, equally many.
         read: positions after which the measure reads log-probabilities.
         hook: one of `SWEPT`.
-        layers, positions: default: all.
+        layers: default: all.
+        positions: default: all.
         strongest: how many of the strongest cells are given placebos.
         seed: of the placebos.
         progress: called with the number of cells that were finished.

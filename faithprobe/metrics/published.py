@@ -1,7 +1,7 @@
 """Published faithfulness metrics that ours is compared with, by the names that the command line knows.
 
 In all of them higher means more faithful, as their papers mean it: what each claims stands in `ABOUT`, what it cannot
-tell in its own docstring and in `docs/published_metrics.md`.
+tell in its own docstring and in `docs/usage/published_metrics.md`.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Int
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from faithprobe.errors import ContextLengthError
-from faithprobe.models.halving import halving, is_out_of_memory
+from faithprobe.errors import ContextLengthError, is_out_of_memory
+from faithprobe.models.halving import halving
 from faithprobe.models.hooks import evaluating
 from faithprobe.models.language_model import LanguageModel
 from faithprobe.models.prefixes import (

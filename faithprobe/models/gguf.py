@@ -64,7 +64,11 @@ def _convert(file: Path, folder: Path) -> None:
     except ImportError as error:
         raise ModelError(f"reading {file} needs the gguf package: pip install gguf ({error})") from error
     except Exception as error:  # a damaged file raises whatever the reader stumbles over, struct.error for one
-        raise ModelError(f"{file} cannot be read as a GGUF model: {error}") from error
+        raise ModelError(
+            f"{file} cannot be read as a GGUF model: {error}. It has {file.stat().st_size:,} bytes: where that is less "
+            "than where you have it from, download it again; where transformers does not know the architecture, take "
+            "the model's folder with safetensors instead"
+        ) from error
     # transformers still calls the model quantised and refuses to save it, so the weights move to a fresh one.
     config = copy.deepcopy(quantised.config)
     if hasattr(config, "quantization_config"):

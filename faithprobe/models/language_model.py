@@ -45,6 +45,11 @@ class LanguageModel:
     fingerprint: str
     """Hash of the configuration and of the weights: artifacts made with another model are refused."""
 
+    def __repr__(self) -> str:
+        """One line: the modules and weights of a model fill pages."""
+        kind = f"{type(self.hf).__name__}, {self.n_layers} layers of width {self.d_model}"
+        return f"LanguageModel({self.name!r}: {kind}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
     @property
     def device(self) -> torch.device:
         return self.hf.device

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faithprobe.errors import FaithprobeError, ModelError
+from faithprobe.errors import FaithprobeError, ModelError, OutOfMemoryError, is_out_of_memory
+from faithprobe.models.folder import check_folder, no_folder
+from faithprobe.models.hub import downloaded, unavailable, within_reach
 from faithprobe.models.language_model import LanguageModel, model_fingerprint
 from faithprobe.models.registry import registered
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SMALLER = "take a smaller dtype (--dtype bfloat16), another device or a smaller model"
 
 
 def load_model(
@@ -97,6 +101,11 @@ def _resolve(
         return source, source.tokenizer, str(source.cfg.model_name)
     if isinstance(source, PreTrainedModel) or hasattr(source, "peft_config"):
         return source, None, str(source.config.name_or_path or type(source).__name__)
+    if hasattr(source, "_orig_mod"):
+        raise ModelError(
+            "the model is compiled, and hooks set after torch.compile do not fire: pass the plain model, and leave "
+            "torch.compile for later"
+        )
     raise ModelError(
         f"cannot load a model from a {type(source).__name__}; pass a name, a folder, a .gguf file, a Hugging Face "
         "model with its tokenizer, or a TransformerBridge"
@@ -112,15 +121,15 @@ def _load_pretrained(
         from faithprobe.models.gguf import converted
 
         if not folder.is_file():
-            raise ModelError(f"there is no file {folder}")
+            raise no_folder(folder)
         folder = converted(folder)
     if folder.is_dir():
-        _check_folder(folder)
+        check_folder(folder, with_tokenizer=with_tokenizer)
         location = str(folder)
     elif isinstance(place, Path) or str(place).startswith((".", "/", "~")):
-        raise ModelError(f"there is no folder {folder}")
+        raise no_folder(folder)
     else:
-        location = str(place)
+        location = str(place) if within_reach() else downloaded(str(place), options["revision"])
     hf = _load_weights(location, options, trust_remote_code)
     tokenizer = _load_tokenizer(location, options["revision"], trust_remote_code) if with_tokenizer else None
     return hf, tokenizer
@@ -132,7 +141,8 @@ def _load_weights(location: str, options: dict[str, Any], trust_remote_code: boo
 
     device = _device(options["device"])
     dtype = options["dtype"] or ("float32" if device.type == "cpu" else "auto")
-    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
         raise ModelError(f"no dtype is called {dtype!r}; use float32, bfloat16, float16 or auto")
     try:
         hf, report = AutoModelForCausalLM.from_pretrained(
@@ -153,43 +163,42 @@ def _load_weights(location: str, options: dict[str, Any], trust_remote_code: boo
             f"the checkpoint {location} lacks {len(lacking)} of the tensors that {type(hf).__name__} needs ({shown}); "
             "they would be random. Use a complete causal language model"
         )
-    return hf.to(device)
+    return _placed(hf, device)
 
 
 def _load_tokenizer(location: str, revision: str | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(location, revision=revision or "main", trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            location,
+            revision=revision or "main",
+            trust_remote_code=trust_remote_code,
+        )
     except Exception as error:
         raise ModelError(
-            f"no tokenizer could be loaded from {location} ({_first_line(error)}); pass one: "
+            f"no tokenizer could be loaded from {location} ({_first_line(error)}); put tokenizer.json and "
+            "tokenizer_config.json of the model that it was trained from beside the weights, or pass one: "
             "load_model(source, tokenizer)"
         ) from error
 
 
-def _check_folder(folder: Path) -> None:
-    """Says what is missing before transformers does, and refuses pickled weights."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no config.json, so it is no Hugging Face model")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
-        if pickled:
-            raise ModelError(
-                f"{folder} holds its weights only as {pickled[0]}: a pickle can run code when it is read, so "
-                "faithprobe loads safetensors only. Load it yourself, if you trust it, and save_pretrained it again; "
-                "or pass the loaded model to load_model"
-            )
-        raise ModelError(f"{folder} holds no *.safetensors file")
-
-
 def _explained(location: str, error: Exception) -> FaithprobeError:
+    words = _first_line(error)
+    if "custom code" in str(error):
+        return ModelError(
+            f"{location} comes with Python code of its own. If you trust it, run it: --trust-remote-code, or "
+            "load_model(..., trust_remote_code=True)"
+        )
+    if "does not recognize this architecture" in str(error):
+        return ModelError(f"{location} cannot be loaded: {words} Try a newer one: pip install -U transformers")
+    if is_out_of_memory(error):
+        return OutOfMemoryError(f"{location} does not fit into memory ({words}); {_SMALLER}")
     if Path(location).is_dir():
-        return ModelError(f"{location} cannot be loaded: {_first_line(error)}")
-    return ModelError(
-        f"{location!r} is no folder here and could not be loaded from the Hugging Face hub: {_first_line(error)} "
-        "Without a network, pass a folder, a .gguf file or a registered name such as smollm2"
-    )
+        return ModelError(
+            f"{location} cannot be loaded: {words} Where a file of it is cut or changed, copy it there again"
+        )
+    return unavailable(location, error)
 
 
 def _first_line(error: Exception) -> str:
@@ -200,16 +209,49 @@ def _moved(hf: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
     """A model that a loader has just made is ours to place, unlike one that the user hands over."""
     import torch
 
+    device = _device(options["device"])
     if options["dtype"] not in (None, "auto"):
         dtype = options["dtype"]
         hf = hf.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-    return hf.to(_device(options["device"]))
+    return _placed(hf, device)
+
+
+def _placed(hf: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    try:
+        return hf.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = sum(weight.numel() * weight.element_size() for weight in hf.parameters()) / 1e9
+        raise OutOfMemoryError(
+            f"{type(hf).__name__} takes {size:.1f} GB in {hf.dtype}, and {device} has no room for it "
+            f"({_first_line(error)}); {_SMALLER}"
+        ) from error
 
 
 def _device(device: str | torch.device | None) -> torch.device:
+    """The device, which was tried; raises ModelError with those that there are."""
     import torch
 
     try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise ModelError(f"no device is called {device!r}: {_first_line(error)}") from error
+        raise ModelError(f"no device is called {device!r}; {_devices()}") from error
+    try:
+        torch.zeros(1, device=found).cpu()
+    except Exception as error:  # AssertionError, RuntimeError, NotImplementedError, by device
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"{found} has no memory left at all ({_first_line(error)}); {_SMALLER}") from error
+        raise ModelError(
+            f"the device {str(found)!r} cannot be used here ({_first_line(error)}); {_devices()}"
+        ) from error
+    return found
+
+
+def _devices() -> str:
+    import torch
+
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    metal = ["mps"] if torch.backends.mps.is_available() else []
+    without = "" if gpus or metal else "; for a GPU, install a PyTorch that is built for it and look at its driver"
+    return f"here there is: {', '.join(['cpu', *gpus, *metal])}{without}"

@@ -33,6 +33,9 @@ def encode(model: LanguageModel, text: str) -> tuple[int, ...]:
 def encode_chat(model: LanguageModel, messages: list[dict[str, str]]) -> tuple[int, ...]:
     """Token ids of chat turns, ending where the assistant's turn begins. Raises ModelError without a template."""
     if not getattr(model.tokenizer, "chat_template", None):
-        raise ModelError(f"the tokenizer of {model.name!r} has no chat template; leave chat=False for a plain prompt")
+        raise ModelError(
+            f"the tokenizer of {model.name!r} has no chat template, so it is a base model: leave out --chat "
+            "(chat=False), and it continues a plain prompt with examples"
+        )
     ids = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
     return tuple(ids["input_ids"])

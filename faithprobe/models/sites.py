@@ -105,7 +105,8 @@ class Sites:
         """The site called `name`; `hook_out` is `hook_resid_post`. Raises UnknownNameError with near matches."""
         site = self.table.get(canonical(name))
         if site is None:
-            raise UnknownNameError("site", name, self.names())
+            hint = f"The model has {self.n_layers} layers, 0 to {self.n_layers - 1}."
+            raise UnknownNameError("site", name, self.names(), hint)
         return site
 
     def __contains__(self, name: object) -> bool:

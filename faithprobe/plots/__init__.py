@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from faithprobe.plots.curves import decodability, lead_curves
     from faithprobe.plots.exchanges import bypass, mediation
     from faithprobe.plots.figures import accuracy, use_outcomes, when_by_used
+    from faithprobe.plots.notebook import notebook_figures
     from faithprobe.plots.patching import patching_map
     from faithprobe.plots.probes import decodable_not_used, probe_curves, write_probe_report
     from faithprobe.plots.report import ReportInput, render_report, write_report
@@ -22,6 +23,7 @@ _HOMES = {
     "accuracy": "figures",
     "decodability": "curves",
     "lead_curves": "curves",
+    "notebook_figures": "notebook",
     "patching_map": "patching",
     "decodable_not_used": "probes",
     "probe_curves": "probes",
@@ -50,6 +52,7 @@ __all__ = [
     "decodable_not_used",
     "lead_curves",
     "mediation",
+    "notebook_figures",
     "patching_map",
     "probe_curves",
     "render_report",

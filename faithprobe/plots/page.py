@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -23,7 +24,7 @@ import plotly.graph_objects as go
 
 from faithprobe.errors import StoreError
 from faithprobe.plots import sections
-from faithprobe.plots.chain_viewer import json_island
+from faithprobe.plots.chain_viewer import json_island, verdict_css
 from faithprobe.plots.palette import IN_THE_DARK
 from faithprobe.plots.prepare import plain
 from faithprobe.plots.theme import DARK, LIGHT
@@ -40,10 +41,10 @@ def render_page(
     Args:
         template: the file of this room that becomes the body; `frame.html` goes around it.
         kind: what the browser's tab says after the title, such as "faithprobe report".
-        scripts: files of this room.
+        scripts: files of this room; `frame.js`, which every page has, comes before them.
         parts: HTML for the places of the template.
     """
-    library, script, title = _plotly(), "".join(map(resource, scripts)), escape(str(plain(title)))
+    library, script, title = _plotly(), "".join(map(resource, ("frame.js", *scripts))), escape(str(plain(title)))
     body = Template(resource(template)).substitute(
         title=title,
         **{f"figure_{name}": _figure_html(name, *drawing) for name, drawing in drawings.items()},
@@ -52,7 +53,8 @@ def render_page(
     return Template(resource("frame.html")).substitute(
         policy=_policy(script, library),
         tab=f"{title}: {escape(kind)}",
-        style=style,
+        style=verdict_css() + style,
+        skip=_skip_link(body),
         body=body,
         figures_json=json_island(_figures_data(drawings)),
         plotly=base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode(),
@@ -109,6 +111,12 @@ def _figures_data(drawings: Drawings) -> dict[str, Any]:
     return {"light": LIGHT.to_plotly_json(), "dark": DARK.to_plotly_json(), "recolour": IN_THE_DARK, "figures": drawn}
 
 
+def _skip_link(body: str) -> str:
+    """For a reader with a keyboard: past the head of the page and its contents, to the first section."""
+    first = re.search(r'<section id="([\w-]+)"[^>]*>\s*<h2>([^<]*)</h2>', body)
+    return f'<a class="skip" href="#{first[1]}">Skip to: {first[2]}</a>\n' if first else ""
+
+
 def _reason(fig: go.Figure) -> str:
     return str((fig.layout.meta or {}).get("missing", ""))
 
@@ -118,7 +126,7 @@ def _figure_html(name: str, wide: go.Figure, narrow: go.Figure, numbers: str) ->
         return sections.missing(_reason(wide))
     details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
     return (
-        f'<div class="plot" id="plot-{name}" style="min-height:{wide.layout.height}px">'
+        f'<div class="plot" id="plot-{name}" style="--wide:{wide.layout.height}px;--narrow:{narrow.layout.height}px">'
         '<p class="undrawn">This figure is drawn by a script. Its numbers are in the table below.</p></div>' + details
     )
 

@@ -67,6 +67,8 @@ def patching_map(
             hoverinfo="skip",
             showlegend=True,
         )
-    fig.update_xaxes(showgrid=False, tickangle=-60, title_text="token and position")
+    # Else plotly takes tokens that are numbers for dates or numbers, and puts them wherever those would be.
+    category = {"type": "category", "categoryorder": "array", "categoryarray": names}
+    fig.update_xaxes(showgrid=False, tickangle=-60, title_text="token and position", **category)
     fig.update_yaxes(showgrid=False, title_text="layer")
     return fig

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from faithprobe.plots.sections import meter, missing
+from faithprobe.plots.sections import csv_rows, meter, missing
 from faithprobe.plots.wording import MISSING, decimal, number
 
 _HEADS = ("metric", "what a high value says", "mean over chains", "control", "unscored")
@@ -21,7 +21,10 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
         return missing("no published metric was run; faithprobe audit --battery runs them all")
     head = "".join(f'<th scope="col">{text}</th>' for text in _HEADS)
     body = "".join(f"<tr>{_name(row)}{_cells(row)}</tr>" for row in rows)
-    return f'<table class="published"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    names = ("metric", "paper", "arxiv", "claim", "value", "low", "high", "n", "control", "control_is")
+    lines = [[*(row[name] for name in names), sum(row["unscored"].values()), row["chains"]] for row in rows]
+    exact = csv_rows([*names, "unscored", "chains"], lines)
+    return f'<table class="published"{exact}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol
+from unicodedata import bidirectional
 
 import pandas as pd
 
 from faithprobe.plots import curves, exchanges, figures, sections
-from faithprobe.plots.chain_viewer import css_class, static_chain, viewer_chains, viewer_island, within_budget
+from faithprobe.plots.chain_viewer import STATIC, static_chain, viewer_chains, viewer_island, within_budget
 from faithprobe.plots.page import Drawings, for_phone, render_page, resource, write_page
-from faithprobe.plots.palette import VERDICTS
 from faithprobe.plots.prepare import lead_medians, plain, rows
 from faithprobe.plots.published_table import published_table
 from faithprobe.plots.wording import findings, last_stated, left_out, spread
@@ -72,19 +72,21 @@ def render_report(view: ReportView) -> str:
     shown = within_budget(chains)
     counts = Counter(str(row.get("verdict") or "unscored") for row in rows(view.steps))
     unlocated = Counter(reason for chain in chains for reason in chain["unlocated"].values())
-    said = [_sentence(text) for text in findings(view.info, view.summary, counts)]
+    names = [view.info.get("model"), view.info.get("task")]
+    said = [_sentence(text, names) for text in findings(view.info, view.summary, counts)]
     return render_page(
         "template.html",
         kind="faithprobe report",
         title=f"{view.info.get('model') or 'model'} on {view.info.get('task') or 'task'}",
-        style=resource("report.css") + _verdict_css(),
+        style=resource("report.css"),
         scripts=("viewer.js", "figures.js"),
         drawings=_drawings(view),
+        answer=sections.answer(counts),
         findings="".join(f"<li>{sentence}</li>" for sentence in said),
         tiles=sections.tiles(view.summary),
         verdict_bar=sections.verdict_bar(view.summary, counts),
         chain_note=_chain_note(len(shown), len(chains)),
-        static_chains="".join(map(static_chain, shown)),
+        static_chains=_static_note(len(shown)) + "".join(map(static_chain, shown[:STATIC])),
         verdict_table=sections.verdict_table(view.steps),
         last_stated=escape(last_stated(view.summary)),
         left_out=escape(left_out(view.summary)),
@@ -130,9 +132,26 @@ def _table(frame: pd.DataFrame) -> str:
     return sections.table(list(found[0]), [list(row.values()) for row in found]) if found else ""
 
 
-def _sentence(text: str) -> str:
-    """A finding, with every number that brings its interval in bold: it is what the eye looks for."""
-    return re.sub(r"([\d.]+%?)(?= \(95%)", r"<strong>\1</strong>", escape(str(plain(text))))
+def _sentence(text: str, names: Sequence[Any]) -> str:
+    """A finding, with every number that brings its interval in bold: it is what the eye looks for.
+
+    Names keep their direction of writing to themselves.
+    """
+    found = escape(str(plain(text)))
+    for name in {escape(str(plain(name))) for name in names if name} if _turns(text) else ():
+        found = found.replace(name, f"<bdi>{name}</bdi>")
+    return re.sub(r"([\d.]+%?)(?= \(95%)", r"<strong>\1</strong>", found)
+
+
+def _turns(text: str) -> bool:
+    """Whether any of it is written, or turned, from right to left."""
+    return any(bidirectional(c) in ("R", "AL", "RLE", "RLO", "RLI", "LRO") for c in text)
+
+
+def _static_note(shown: int) -> str:
+    if shown <= STATIC:
+        return ""
+    return f"<p>Without scripts only the first {STATIC} of {shown:,} chains can be read here.</p>"
 
 
 def _chain_note(shown: int, total: int) -> str:
@@ -141,7 +160,3 @@ def _chain_note(shown: int, total: int) -> str:
     return (
         f"<p>The first {shown:,} of {total:,} chains are shown here; all of them are in <code>chains.jsonl</code>.</p>"
     )
-
-
-def _verdict_css() -> str:
-    return "".join(f".{css_class(s.name)}{{--c:{s.colour};--line:{s.underline}}}" for s in VERDICTS.values())

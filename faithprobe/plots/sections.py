@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -31,6 +32,32 @@ _QUANTITIES = {
     "score": "min(U, D, in chain) of a step, the last being how little of it is decided before the chain; a chain has "
     "the minimum over its needed steps before the final one",
 }
+
+
+def answer(counts: Mapping[str, int]) -> str:
+    """The question of the report answered in numbers of steps: faithful, not faithful, and what could not be judged."""
+    total = sum(counts.values())
+    if not total:
+        return ""
+    kinds = {name: verdict_style(name) for name in counts}
+    faithful = [name for name in ("faithful", "faithful (planned)") if counts.get(name)]
+    unknown = [name for name, style in kinds.items() if name == "unscored" or style.name not in VERDICTS]
+    apart = [name for name, style in kinds.items() if style.used is None and name not in unknown]
+    against = [name for name in VERDICTS if name in counts and name not in (*faithful, *unknown, *apart)]
+    found, failed, lost = (sum(counts[name] for name in names) for names in (faithful, against, unknown))
+    rest = [f"{counts[name]:,} {name}" for name in apart] + ([f"{lost:,} could not be measured"] if lost else [])
+    others = f" Not judged: {', '.join(rest)}." if rest else ""
+    if not found + failed:
+        return f'<p class="in-short"><strong>None of {total:,} steps could be judged.</strong>{others}</p>'
+    named = ", ".join(f"{counts[name]:,} {name}" for name in against)
+    no = f"{failed:,} {'is' if failed == 1 else 'are'} not ({named})" if failed else "none was found not to be"
+    yes = f"{found:,} of {total:,} steps {'is' if found == 1 else 'are'} faithful"
+    return f'<p class="in-short"><strong>{yes},</strong> {no}.{others}</p>'
+
+
+def csv_rows(heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    """The attribute with which a table of drawings and chips says what its CSV holds."""
+    return f' data-rows="{escape(json.dumps([list(heads), *([plain(v) for v in line] for line in lines)]))}"'
 
 
 def chip(verdict: object, text: str = "") -> str:
@@ -67,29 +94,31 @@ def tiles(summary: Mapping[str, Any]) -> str:
     verdicts = summary.get("verdicts") or {}
     faithful = [verdicts[name] for name in ("faithful", "faithful (planned)") if verdicts.get(name)]
     whole: dict[str, Any] | None = None
-    parts = ""
+    parts: list[str] = []
+    gap = [f"{percent(verdicts['unscored'].get('share'))} unscored"] if verdicts.get("unscored") else []
     if verdicts:
         # Bounds of a sum are not the sum of bounds, so two verdicts together are shown without an interval.
         whole = {"value": sum(number(part.get("share")) or 0 for part in faithful)}
         if len(faithful) == 1:
             whole |= {key: faithful[0].get(key) for key in ("low", "high", "n")}
         elif faithful:
-            parts = f"{percent(faithful[0].get('share'))} just in time, {percent(faithful[1].get('share'))} planned"
+            just, planned = (percent(part.get("share")) for part in faithful)
+            parts = [f"{just} just in time, {planned} planned"]
     score = summary.get("chain_score")
     null = (score or {}).get("null")
     return "".join(
         (
             _tile("right with the chain", accuracy.get("with_chain"), percent),
             _tile("right without it", accuracy.get("without_chain"), percent),
-            _tile("steps that are faithful", whole, percent, parts=parts),
+            _tile("steps that are faithful", whole, percent, parts=[*parts, *gap]),
             _tile("mean chain score, 0 to 1", score, decimal, null),
         )
     )
 
 
-def _tile(name: str, measured: Mapping[str, Any] | None, show: Any, null: Any = None, parts: str = "") -> str:
+def _tile(name: str, measured: Mapping[str, Any] | None, show: Any, null: Any = None, parts: Sequence[str] = ()) -> str:
     value = show((measured or {}).get("value"))
-    details = [parts] if parts else []
+    details = list(parts)
     if measured and number(measured.get("low")) is not None and number(measured.get("high")) is not None:
         details.append(f"{show(measured['low'])} to {show(measured['high'])}")
     if number(null) is not None:
@@ -113,7 +142,7 @@ def verdict_bar(summary: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         share = number(measured.get("share")) or 0.0
         style = verdict_style(name)
         slim = " slim" if share < 0.06 else ""
-        letter = style.letter if share >= 0.02 else ""
+        letter = f"<b>{style.letter}</b>" if share >= 0.02 else ""
         bar.append(
             f'<span class="{css_class(name)}{slim}" style="flex-grow:{share:.4f}" '
             f'title="{escape(name)} {percent(share)}">{letter}</span>'
@@ -140,8 +169,17 @@ def verdict_table(steps: pd.DataFrame) -> str:
     heads = "".join(f'<th scope="col">{words}</th>' for words in _USED_WORDS.values())
     listed = " ".join(f"{chip(name)} {count}" for name, count in sorted(outside.items()))
     below = f'<p class="outside">Outside of the table: {listed}</p>' if outside else ""
+    counted = [
+        [words, use, name, count]
+        for when, words in WHEN.items()
+        for used, use in ((True, "used"), (False, "not used"))
+        for name, count in cells.get((when, used), {}).items()
+    ]
+    counted += [["", "", name, count] for name, count in sorted(outside.items())]
+    exact = csv_rows(["determined", "used", "verdict", "steps"], counted)
     return (
-        f'<table class="verdict-table"><thead><tr><th scope="col">the value is determined</th>{heads}</tr></thead>'
+        f'<table class="verdict-table"{exact}>'
+        f'<thead><tr><th scope="col">the value is determined</th>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>{below}"
     )
 
@@ -171,14 +209,16 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[Any]], name: str = "") 
         if value is None:
             return '<td class="zero">–</td>'
         if isinstance(value, float):
-            return f'<td class="number">{value:.3g}</td>'
+            exact = f' data-value="{value:.7g}"' if f"{value:.3g}" != f"{value:.7g}" else ""
+            return f'<td class="number"{exact}>{value:.3g}</td>'
         kind = ' class="number"' if isinstance(value, int) and not isinstance(value, bool) else ' dir="auto"'
         return f"<td{kind}>{escape(str(value))}</td>"
 
     head = "".join(f'<th scope="col">{escape(str(text))}</th>' for text in heads)
     body = "".join(f"<tr>{''.join(cell(value) for value in line)}</tr>" for line in lines)
     caption = f"<caption>{escape(name)}</caption>" if name else ""
-    return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    rows = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll" tabindex="0"><table>{caption}{rows}</table></div>'
 
 
 def unscored(summary: Mapping[str, Any], steps: pd.DataFrame, unlocated: Mapping[str, int]) -> str:
@@ -190,7 +230,10 @@ def unscored(summary: Mapping[str, Any], steps: pd.DataFrame, unlocated: Mapping
     lines += [[reason, "value not located", count] for reason, count in sorted(unlocated.items(), key=lambda r: -r[1])]
     if not lines:
         return "<p>Nothing: every step has a verdict, and every needed step before the final one a score.</p>"
-    return table(["reason", "what is missing", "steps"], lines)
+    told = "<p><small># stands for a number that differs from step to step.</small></p>"
+    return table(["reason", "what is missing", "steps"], lines) + (
+        told if any("#" in str(row[0]) for row in lines) else ""
+    )
 
 
 def effects(summary: Mapping[str, Any]) -> str:

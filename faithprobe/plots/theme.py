@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from html import escape
+from unicodedata import bidirectional
 
 import plotly.graph_objects as go
 
@@ -57,11 +58,14 @@ def figure(height: int, **layout: object) -> go.Figure:
 
 
 def label(text: object, width: int | None = None) -> str:
-    """Text from a model, a task or a user as plotly must get it: its pseudo-HTML is turned off."""
+    """Text from a model, a task or a user as plotly must get it: its pseudo-HTML is turned off, and its direction of
+    writing does not reach what stands beside it."""
     shown = str(text)
     if width is not None and len(shown) > width:
         shown = shown[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return escape(shown.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"))
+    shown = escape(shown.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"))
+    turned = any(bidirectional(c) in ("R", "AL", "RLE", "RLO", "RLI", "LRO") for c in shown)
+    return f"\N{FIRST STRONG ISOLATE}{shown}\N{POP DIRECTIONAL ISOLATE}" if turned else shown
 
 
 def placeholder(reason: str, height: int = 180) -> go.Figure:

@@ -7,14 +7,9 @@
   const chainText = part(".chain"), card = part(".card"), picker = part("select"), body = part("tbody");
   const outcomes = ["follow", "repaired", "last_number", "other", "stay"];
   const sites = { before: "before the chain", ahead: "ahead", predicting: "at the literal" };
+  const { make } = frame;
   let visible = data.chains, at = 0, filter = "", chosen = "";
 
-  function make(tag, className, text) {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined && text !== null) node.textContent = text;
-    return node;
-  }
   const known = (value) => value !== undefined && value !== null;
   const verdictOf = (name) => data.verdicts[name] || { letter: "?", class: "v-unscored", meaning: "", used: null };
   const decimal = (value) => {
@@ -103,8 +98,12 @@
       card.append(make("p", "meaning", "No value of this chain was located."));
       return;
     }
+    const open = make("button", "toggle", card.classList.contains("open") ? "Less" : "Evidence");
+    open.type = "button";
+    open.setAttribute("aria-expanded", String(card.classList.contains("open")));
+    open.addEventListener("click", () => { opened(!card.classList.contains("open")); part(".toggle").focus({ preventScroll: true }); });
     const head = make("div", "head"), stated = make("div", "stated"), value = make("bdi", "", known(row.stated) ? row.stated : "–");
-    head.append(make("span", "", `step ${row.step}`), chip(row.verdict));
+    head.append(make("bdi", "", `step ${row.step}`), chip(row.verdict), open);
     stated.append(value);
     const meaning = verdictOf(row.verdict).meaning + (row.final ? " The answer reads this step out; it stays out of the chain score." : "");
     card.append(head, stated, make("p", "meaning", meaning));
@@ -132,6 +131,14 @@
       ["needed by the answer", known(row.needed) ? (row.needed ? "yes" : "no") : ""],
     ]);
     if (more.childElementCount) card.append(make("h4", "", "More"), more);
+    const words = make("a", "words", "What these words mean");
+    words.href = "#legend";
+    card.append(words);
+  }
+  // On a phone the card is a strip at the foot of the screen until it is opened; elsewhere all of it is always there.
+  function opened(wanted) {
+    card.classList.toggle("open", wanted);
+    showCard(chosen);
   }
 
   // ---- one chain ---------------------------------------------------------------------------------------------
@@ -168,6 +175,13 @@
         node.append(make("sup", "", style.letter));
         node.addEventListener("focus", () => choose(step));
         node.addEventListener("click", () => choose(step));
+        node.addEventListener("keydown", (event) => {
+          if (event.key !== "Enter" && event.key !== " ") return;
+          event.preventDefault();
+          choose(step);
+          opened(true);
+          card.focus();
+        });
       }
       node.addEventListener("mouseenter", () => peek(step));
       node.addEventListener("mouseleave", () => peek(chosen));
@@ -191,6 +205,13 @@
       line.addEventListener("click", () => choose(row.step));
       body.append(line);
     }
+  }
+
+  // What leaves as CSV is everything that is known of a step, not only what the table shows.
+  function saveSteps(chains, name) {
+    const keys = [...new Set(chains.flatMap((chain) => chain.steps.flatMap(Object.keys)))];
+    const lines = chains.flatMap((chain) => chain.steps.map((row) => [chain.id, ...keys.map((key) => row[key])]));
+    frame.saveTable([["chain", ...keys], ...lines], name);
   }
 
   function drawAnswer(chain) {
@@ -218,8 +239,9 @@
     drawSteps(chain);
     const wanted = chain.steps.find((row) => row.verdict === filter) || chain.steps[0];
     choose(wanted ? wanted.step : "");
+    part(".link").setAttribute("aria-label", `Copy the link to chain ${chain.id}`);
     if (remember) {
-      try { history.replaceState(null, "", `#chain-${encodeURIComponent(chain.id)}`); } catch { /* a sandboxed page */ }
+      try { history.replaceState(null, "", linkTo(chain)); } catch { /* a sandboxed page */ }
     }
   }
 
@@ -228,8 +250,12 @@
     const before = visible[at];
     filter = wanted;
     visible = wanted ? data.chains.filter((chain) => contains(chain, wanted)) : data.chains;
-    picker.replaceChildren(...visible.map((chain) => make("option", "", chain.id)));
-    for (const button of part(".filters").children) button.setAttribute("aria-pressed", String(button.dataset.verdict === wanted));
+    picker.replaceChildren(...visible.map((chain) => {
+      const option = make("option", "", chain.id);
+      option.dir = "auto";
+      return option;
+    }));
+    for (const button of part(".filters").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.verdict === wanted));
     show(Math.max(0, visible.indexOf(before)), remember);
   }
 
@@ -257,7 +283,8 @@
     if (index < 0) return false;
     if (!visible.includes(data.chains[index])) setFilter("", false);
     show(visible.indexOf(data.chains[index]), false);
-    document.getElementById("chains").scrollIntoView();
+    root.scrollIntoView();
+    root.focus({ preventScroll: true });
     return true;
   }
 
@@ -273,12 +300,32 @@
   picker.addEventListener("change", () => show(picker.selectedIndex, true));
   for (const button of root.querySelectorAll(".pager .step"))
     button.addEventListener("click", () => show(at + Number(button.dataset.move), true));
+  const linkTo = (chain) => `#chain-${encodeURIComponent(chain.id)}`;
+  part(".link").addEventListener("click", () => frame.copy(new URL(linkTo(visible[at]), location.href).href));
+  part(".per-step").append(frame.tools(
+    frame.button("CSV", "Save the steps of this chain as CSV", () => saveSteps([visible[at]], frame.bare(visible[at].id) || "chain")),
+    frame.button("CSV of every chain", "Save the steps of every chain here as CSV", () => saveSteps(data.chains, "steps"))));
+
+  function goBack() {
+    if (card.contains(document.activeElement)) {
+      card.classList.remove("open");
+      showCard(chosen);
+      const value = [...chainText.querySelectorAll(".value")].find((node) => node.dataset.step === chosen);
+      (value || root).focus();
+    } else if (card.classList.contains("open")) opened(false);
+    else if (filter) {
+      setFilter("", true);
+      part(".filters button").focus({ preventScroll: true });
+    }
+  }
+  // Letters are keys only while the focus is in here, so that nothing happens to who dictates or types elsewhere.
   root.addEventListener("keydown", (event) => {
-    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const next = at + move;
-    if (!move || event.target === picker || event.altKey || event.ctrlKey || event.metaKey || !visible[next]) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.key === "Escape") goBack();
+    const move = { ArrowLeft: -1, ArrowRight: 1, k: -1, j: 1 }[event.key];
+    if (!move || event.target === picker || !visible[at + move]) return;
     event.preventDefault();
-    show(next, true);
-    part(".pager .step[data-move='1']").focus({ preventScroll: true });
+    show(at + move, true);
+    if (!document.activeElement || document.activeElement === document.body) root.focus({ preventScroll: true });
   });
 })();

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from faithprobe.markup import number as short
 from faithprobe.plots.palette import VERDICTS
 from faithprobe.plots.prepare import plain
 
@@ -29,9 +30,7 @@ def percent(value: Any) -> str:
 def decimal(value: Any) -> str:
     """`.824` as `.82`, `1` as `1`."""
     found = number(value)
-    if found is None:
-        return MISSING
-    return f"{found:.2f}".replace("0.", ".", 1) if 0 < abs(found) < 1 and f"{found:.2f}" != "1.00" else f"{found:.3g}"
+    return MISSING if found is None else short(found)
 
 
 def spread(measured: Mapping[str, Any] | None, show: Any = percent) -> str:

@@ -25,6 +25,7 @@ from faithprobe.probes.closed_form import discriminants
 from faithprobe.probes.columns import REAL, Columns
 from faithprobe.probes.held_out import CONTROLS, HeldOut, Reading, chosen
 from faithprobe.probes.stream import ACTIVATIONS, Fitted
+from faithprobe.results.kinds import held_instead
 from faithprobe.scores.probe_tables import POINTWISE, SOURCES
 from faithprobe.scores.statistics import clustered_mean
 
@@ -137,14 +138,15 @@ class Probes:
         folder = Path(folder)
         try:
             info = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if info.pop("format") != _FORMAT:
-                raise ValueError(f"another format than {_FORMAT}")
+            if (written := info.pop("format")) != _FORMAT:
+                by = (info.get("versions") or {}).get("faithprobe", "another version")
+                raise ValueError(f"written in format {written} by faithprobe {by}, where this one reads {_FORMAT}")
             weights = load_file(folder / "probes.safetensors")
             tables = [pd.read_parquet(folder / name) for name in _FILES[2:]]
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise StoreError(
-                f"{folder} holds no whole probes ({error}); files needed: {', '.join(_FILES)}. Run `faithprobe probe` "
-                "with this folder as --out again: what is finished is kept"
+                f"{folder} holds no whole probes ({error}){held_instead(folder, 'probes.safetensors')}; files needed: "
+                f"{', '.join(_FILES)}. Run `faithprobe probe` with this folder as --out again: what is finished is kept"
             ) from error
         if model is not None and model.fingerprint != info["fingerprint"]:
             raise StoreError(
@@ -164,10 +166,9 @@ class Probes:
         return f"Probes({self.info['model']!r} on {self.info['task']!r}: {n} probes in {len(self.layers)} layers)"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from faithprobe.plots.records import probes_html
 
-        kept = self.sources[self.sources["chosen"]]
-        return f"<p>{escape(repr(self))}</p>{kept.to_html(escape=True, index=False)}"
+        return probes_html(repr(self), self.sources)
 
 
 def weights_of(fitted: Fitted, columns: Columns, step: str, place: str) -> dict[str, Tensor]:

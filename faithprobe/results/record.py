@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from faithprobe.chains.records import Chain
-from faithprobe.errors import StoreError
+from faithprobe.errors import StoreError, UnknownNameError
 from faithprobe.files import replacing, write_text
+from faithprobe.markup import Shown
 from faithprobe.results.verdicts import frame, schema
 from faithprobe.scores.tables import TABLES
 from faithprobe.tasks.graph import show_value
@@ -191,10 +192,29 @@ class Audit:
         schemas = {name: schema(name) for name in self.tables if name in TABLES}
         return dataset_dict({**self.tables, "chains": chains}, schemas={**schemas, "chains": chains_schema})
 
-    def _repr_html_(self) -> str:
-        from html import escape
+    def show(self, chain: int | str) -> Shown:
+        """One chain, its values coloured by their verdicts, and the numbers behind them: by place in `chains`, or by
+        id. At the end of a cell it shows itself.
 
-        return f"<p>{escape(repr(self))}</p>{self.steps.head(20).to_html(escape=True)}"
+        Raises UnknownNameError where the audit has no such chain.
+        """
+        from faithprobe.plots.records import audited_chain
+
+        return audited_chain(self._chain(chain), self.steps)
+
+    def _chain(self, wanted: int | str) -> Mapping[str, Any]:
+        if isinstance(wanted, int) and -len(self.chains) <= wanted < len(self.chains):
+            return self.chains[wanted]
+        found = next((chain for chain in self.chains if chain["chain"] == wanted), None)
+        if found is None:
+            known = [str(chain["chain"]) for chain in self.chains[:8]]
+            raise UnknownNameError(f"chain of this audit (0 to {len(self.chains) - 1}, or an id)", str(wanted), known)
+        return found
+
+    def _repr_html_(self) -> str:
+        from faithprobe.plots.records import audit_html
+
+        return audit_html(repr(self), self.info, self.results, self.steps, self.chains)
 
     def __repr__(self) -> str:
         info = self.info

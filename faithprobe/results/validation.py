@@ -13,6 +13,7 @@ import pandas as pd
 
 from faithprobe.errors import StoreError, UnscoredError
 from faithprobe.files import replacing, write_text
+from faithprobe.results.kinds import held_instead
 from faithprobe.scores.auroc import auroc
 from faithprobe.scores.candidates import STEP_SCORES
 from faithprobe.scores.graded import dose_response, timing
@@ -61,7 +62,7 @@ class Validation:
             path = Path(folder) / "validation.parquet"
             return cls(held, results, pd.read_parquet(path))
         except (OSError, ValueError, KeyError) as error:
-            what = f"{path.name} is missing or damaged ({error})"
+            what = f"{path.name} is missing or damaged ({error}){held_instead(path.parent, 'validation.json')}"
             raise StoreError(f"{folder} holds no whole validation: {what}; run the same command again") from error
 
     def report(self, path: str | Path) -> Path:
@@ -79,6 +80,11 @@ class Validation:
         ]
         made = pd.DataFrame(rows, columns=["metric", "auroc", "low", "high", "n"])
         return made.sort_values("auroc", ascending=False, ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        from faithprobe.plots.records import validation_html
+
+        return validation_html(repr(self), self.results)
 
     def __repr__(self) -> str:
         return f"Validation({len(self.items)} items, chosen: {self.results['chosen']['step']!r})"

@@ -72,7 +72,8 @@ def dose_response(
     Args:
         scores: (items,) NaN: unscored, left out.
         doses: (items,) the condition of an item; NaN: none, left out.
-        problems, seeds: (items,) what is drawn with replacement; None: seeds are kept.
+        problems: (items,) what is drawn with replacement.
+        seeds: (items,) drawn with replacement as well; None: they are kept.
 
     Raises:
         UnscoredError: fewer than three conditions, or means that do not differ.

@@ -58,7 +58,8 @@ def ac1(
     """Gwet's AC1 of two raters over the items that both called; the module's docstring has the equations.
 
     Args:
-        first, second: (items,) calls: flags or categories; NaN and None: no call.
+        first: (items,) calls of one rater: flags or categories; NaN and None: no call.
+        second: (items,) of the other.
         categories: all that could have been called; None: false and true where calls are flags, else those that occur.
         clusters: (items,) what is independent of one another, usually problems; None: every item.
 

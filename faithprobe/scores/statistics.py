@@ -44,6 +44,10 @@ class Interval:
     n: int
     """Number of clusters: of independent units, not of items."""
 
+    def __str__(self) -> str:
+        """`0.98 [0.91, 1.00], n = 40`"""
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}"
+
     def __contains__(self, number: float) -> bool:
         return self.low <= number <= self.high
 

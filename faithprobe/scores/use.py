@@ -105,8 +105,8 @@ def use_score(
     it has width at U = 0 and at U = 1.
 
     Raises:
-        UnscoredError: too few replacements, F + S too small, or nothing beyond c either way. ValueError: unknown
-        outcomes, c outside [0, 1], counts or another number of replays with `replacements`.
+        UnscoredError: too few replacements, F + S too small, or nothing beyond c either way.
+        ValueError: unknown outcomes, c outside [0, 1], counts or another number of replays with `replacements`.
     """
     counts = Counter(dict(outcomes)) if isinstance(outcomes, Mapping) else Counter(outcomes)
     if unknown := set(counts) - set(OUTCOMES):

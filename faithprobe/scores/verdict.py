@@ -19,6 +19,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from faithprobe.errors import UnscoredError
+from faithprobe.markup import chip, inline, number, quiet, record, safe, table
+from faithprobe.palette import WHEN as WHEN_WORDS
+from faithprobe.palette import verdict_style
 from faithprobe.scores.candidates import STEP_SCORES
 
 When: TypeAlias = Literal["before", "ahead", "just-in-time", "not-computed"]
@@ -79,6 +82,33 @@ class Verdict:
         """The verdict with its source, where it has one: `transcribed (copied)`."""
         return f"{self.verdict} ({self.source})" if self.source else self.verdict
 
+    def _facts(self) -> dict[str, str]:
+        """What is known, in words; what is not is left out."""
+        used = {True: "used", False: "not used"}
+        numbers = {"score": self.score, "D before the chain": self.known_early, "bypass": self.committed}
+        facts = {
+            "when": WHEN_WORDS[self.when] if self.when else None,
+            "answer": used.get(self.used) if self.used is not None else None,
+            **{name: number(value) for name, value in numbers.items() if value is not None},
+            "place": "the last step, read out by the answer" if self.final else None,
+        }
+        return {name: fact for name, fact in facts.items() if fact}
+
+    def __repr__(self) -> str:
+        named = ("when", "answer", "place")
+        facts = [fact if name in named else f"{name} {fact}" for name, fact in self._facts().items()]
+        reason = f"; {self.unscored}" if self.unscored else ""
+        return f"Verdict({self.step!r}: {', '.join([self.label, *facts])}{reason})"
+
+    def _repr_html_(self) -> str:
+        style, facts = verdict_style(self.verdict), self._facts()
+        return record(
+            f"{inline(self.step)}: {chip(style, self.label)}",
+            quiet(safe(style.meaning)),
+            table([*facts], [[safe(fact) for fact in facts.values()]]) if facts else "",
+            quiet(f"unscored: {safe(self.unscored)}") if self.unscored else "",
+        )
+
 
 def judge(
     step: str,
@@ -125,9 +155,9 @@ def judge(
     reasons = dict(why_not or {})
     if when is not None and when not in WHEN:
         raise ValueError(f"when is one of {WHEN}, not {when!r}")
-    for name, number in (("used", used), ("computed", computed), ("in_chain", in_chain)):
-        if number is not None and not 0 <= number <= 1:
-            raise ValueError(f"{name} of step {step!r} lies in [0, 1], not at {number}")
+    for name, share in (("used", used), ("computed", computed), ("in_chain", in_chain)):
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"{name} of step {step!r} lies in [0, 1], not at {share}")
     is_used = None if used is None else used >= thresholds.used
 
     def verdict(name: str, score: float | None, unscored: str = "") -> Verdict:

@@ -77,6 +77,12 @@ class Score:
     unscored: Mapping[str, int] = field(default_factory=dict)
     """Items that could not be measured, by reason."""
 
+    def __str__(self) -> str:
+        """`0.98 [0.91, 1.00], n = 40`, or the reason that there is no value."""
+        if self.value is None or self.low is None or self.high is None:
+            return f"unscored: {'; '.join(self.unscored) or 'nothing was measured'}"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}"
+
     @classmethod
     def of(cls, values: Sequence[float], groups: Sequence[str], unscored: Mapping[str, int]) -> Score:
         """Of values in [0, 1], clustered by problem."""

@@ -155,6 +155,12 @@ class FaithfulnessLoss:
                 f"the batch has no {GROUPS!r}, only {', '.join(batch)}: make examples with training_examples and "
                 "batches with Collator; in a Hugging Face trainer use the mixin, which keeps the columns"
             )
+        held_steps = {group.step for group in batch[GROUPS]}
+        if self.step_weights and held_steps and held_steps.isdisjoint(self.step_weights):
+            raise BatchError(
+                f"step_weights names {', '.join(sorted(self.step_weights))}, and the batch's chains have "
+                f"{', '.join(sorted(held_steps))}: none of them would count as you mean"
+            )
         by_example: dict[int, list[Group]] = {}
         for group in batch[GROUPS]:
             if (self.steps is None or group.step in self.steps) and self.step_weights.get(group.step, 1.0) > 0:

@@ -56,7 +56,13 @@ class Taps:
 
     @classmethod
     def on(cls, model: Any) -> Taps:
-        """Sets the hooks. ModelError for a model that is compiled already: hooks set afterwards do not fire."""
+        """Sets the hooks. ModelError for what is no model, and for one that is compiled already: hooks set afterwards
+        do not fire."""
+        if not isinstance(model, nn.Module):
+            held = ": pass its .hf" if hasattr(model, "hf") else ""
+            raise ModelError(
+                f"the loss takes the Hugging Face model that is trained, and a {type(model).__name__} is none{held}"
+            )
         if any(_is_compiled(part) for part in model.modules()):
             raise ModelError(
                 "the model is compiled already, and hooks set after torch.compile silently do not fire: make the "

@@ -256,3 +256,8 @@ def test_smollm2_from_its_wheel():
     with evaluating(model):
         best = model.hf(input_ids=ids).logits[0, -1].argmax()
     assert model.tokenizer.decode(best) == " Paris"
+
+
+def test_a_model_prints_as_one_line():
+    said = repr(tiny_language_model("gpt_neox"))
+    assert said == "LanguageModel('tiny-gpt_neox': GPTNeoXForCausalLM, 3 layers of width 32, float32 on cpu)"

@@ -32,3 +32,11 @@ def test_what_cannot_be_drawn_is_said():
     assert patching_map([], layers=[], tokens=[]).layout.meta["missing"] == "no cell was patched"
     with pytest.raises(ValueError, match="2 layers and 2 positions"):
         patching_map(EFFECTS, layers=[0, 1], tokens="ab")
+
+
+def test_tokens_that_are_numbers_stay_names():
+    """`9 15` and `5 1` are a token and its place; left to itself, plotly reads them as numbers and scatters them."""
+    fig = patching_map(EFFECTS, layers=[0, 1], tokens=["9", "5", "2"], positions=[15, 19, 23], computed=COMPUTED)
+    axis = fig.layout.xaxis
+    assert (axis.type, list(axis.categoryarray)) == ("category", ["9 15", "5 19", "2 23"])
+    assert set(fig.data[0].x) == set(axis.categoryarray)

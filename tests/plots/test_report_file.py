@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 from faithprobe.errors import StoreError
+from faithprobe.markup import pieces
 from faithprobe.plots import ReportInput, render_report, write_report
-from faithprobe.plots.chain_viewer import json_island, pieces, viewer_chains, within_budget
+from faithprobe.plots.chain_viewer import json_island, viewer_chains, within_budget
 from tests.plots.sample import hostile_input, report_input
 
 
@@ -96,7 +97,7 @@ def test_the_islands_are_json_and_hold_every_chain(text):
 def test_sections_stand_in_the_order_of_the_reading(text):
     ids = re.findall(r'<section id="(\w+)"', text)
     figures = ["decodability", "lead", "use", "bypass", "accuracy"]
-    assert ids == ["chains", "verdicts", *figures, "published", "unscored", "again", "legend"]
+    assert ids == ["chains", "verdicts", *figures, "published", "unscored", "again", "legend", "limits"]
     head = text[: text.index("<section")]
     assert len(re.findall(r"<li>[^<]*(?:<strong>[^<]*</strong>[^<]*)*</li>", head)) >= 3
     assert "<strong>92%</strong> (95% interval 65% to 99%, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}12)" in head
@@ -115,7 +116,7 @@ def test_reasons_commands_and_versions_are_told(text):
         "faithprobe audit SmolLM2-360M --task arithmetic --steps 3 -n 12 --seed 0",
         "4 min 12 s",
         "version of torch",
-        "What this does not show.",
+        "What this does not show",
     ):
         assert told in text
 

@@ -93,3 +93,7 @@ def test_scores_import_no_heavy_library() -> None:
     code = "import faithprobe.scores, sys; print([m for m in ('torch', 'sklearn', 'scipy') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_an_interval_is_printed_as_one_reads_it():
+    assert str(share_interval(8, 8)) == "1.00 [0.68, 1.00], n = 8"

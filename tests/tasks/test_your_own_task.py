@@ -11,7 +11,7 @@ import pytest
 from faithprobe import tasks
 from faithprobe.tasks.equations import read_equations
 
-PAGE = Path(__file__).parents[2] / "docs" / "your_own_task.md"
+PAGE = Path(__file__).parents[2] / "docs" / "usage" / "your_own_task.md"
 
 
 @pytest.fixture

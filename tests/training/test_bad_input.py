@@ -41,6 +41,8 @@ def test_a_batch_without_counterfactual_columns():
 def test_examples_without_a_counterfactual_of_what_is_asked():
     with pytest.raises(BatchError, match="no example of the batch has a counterfactual of v9"):
         FaithfulnessLoss(small(), steps=["v9"]).stack(batch())
+    with pytest.raises(BatchError, match="step_weights names w1, and the batch's chains have v1, v2, v3"):
+        FaithfulnessLoss(small(), step_weights={"w1": 2.0}).stack(batch())
     with pytest.raises(BatchError, match="no example of the batch has a counterfactual of any step"):
         FaithfulnessLoss(small()).stack(batch(8, "cross-entropy"))
     with pytest.raises(BatchError, match=r"hold recomputed.*compares 'interchanged'.*objective='interchange'"):

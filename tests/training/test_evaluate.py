@@ -179,3 +179,11 @@ def test_what_cannot_be_meant_is_refused():
     for kinds in ([], KINDS, ["swap", "probe"]):
         with pytest.raises(ValueError, match="one or two"):
             evaluate_training(subject, PROBLEMS, trained_on=kinds)
+
+
+def test_a_score_is_printed_as_one_reads_it():
+    assert str(module.Score(0.9375, 0.84, 0.975, n=40)) == "0.94 [0.84, 0.97], n = 40"
+    assert str(module.Score(None, unscored={"the response states no answer": 3})) == (
+        "unscored: the response states no answer"
+    )
+    assert str(module.Score(None)) == "unscored: nothing was measured"
