@@ -111,7 +111,6 @@ def audit(
     from faithprobe.audit import audit as run_audit
     from faithprobe.metrics.published import PUBLISHED, published
     from faithprobe.models import load_model
-    from faithprobe.scores.advice import advice
     from faithprobe.tasks import load_task
 
     also = published([*(metric or []), *(PUBLISHED if battery else [])])
@@ -133,7 +132,7 @@ def audit(
     )
     if report:
         found.report(out / "report.html")
-    print_summary(found.summary(), out, report, advice(found.summary(), found.info, found.chains))
+    print_summary(found.summary(), out, report, found.advice())
 
 
 @app.command()

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from html import escape
 
 import httpx
 import pytest
@@ -265,8 +267,15 @@ def test_a_folder_of_another_kind_of_result(tmp_path):
         with pytest.raises(StoreError) as raised:
             kind.load(tmp_path)
         says(str(raised.value), str(tmp_path), "it holds an audit: read it with Audit.load")
-    with pytest.raises(StoreError, match="there is no such folder"):
-        Probes.load(tmp_path / "nowhere")
+    for kind in (Audit, Probes):
+        with pytest.raises(StoreError, match="there is no such folder"):
+            kind.load(tmp_path / "nowhere")
+
+
+def test_an_audit_is_looked_for_where_a_validation_was_saved(tmp_path):
+    (tmp_path / "validation.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"it holds a validation: read it with Validation\.load"):
+        Audit.load(tmp_path)
 
 
 def test_probes_of_a_later_version(tmp_path):
@@ -327,6 +336,22 @@ def summary(right: float, *, n: int = 50, alone: float | None = None, **others) 
 
 
 PLAN = {"probe_problems": 1000, "replacements": 4, "task_options": {"steps": 4, "high": 9}, "chat": False}
+
+
+def test_advice_stands_in_the_notebook_and_the_report_in_the_words_of_who_asked(tmp_path):
+    options = {"problems": 3, "probe_problems": 50, "show_progress": False}
+    found = audit("organism:faithful", "organism", **options)
+    assert [line.partition(":")[0] for line in found.advice()] == [
+        "50 problems are too few to fit probes on, so 'computed' (D) and the score are missing",
+        "3 problems leave wide intervals (accuracy",
+    ]
+    for line, option in zip(found.advice(), ("probe_problems=1000", "problems=50"), strict=True):
+        assert option in line
+        assert "--" not in line
+        assert escape(line) in found._repr_html_()
+        assert escape(line) in found.report(tmp_path / "report.html").read_text()
+    asked = replace(found, info={**found.info, "command": "faithprobe audit --problems 3"})
+    assert "--probe-problems 1000" in asked.advice()[0]
 
 
 def test_an_audit_without_a_flaw_needs_no_advice():

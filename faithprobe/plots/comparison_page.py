@@ -17,10 +17,8 @@ import pandas as pd
 from faithprobe.plots import comparison_tables as tables
 from faithprobe.plots import comparison_words as words
 from faithprobe.plots import sections
-from faithprobe.plots.chain_viewer import css_class
 from faithprobe.plots.comparison_figure import forest
 from faithprobe.plots.page import for_phone, render_page, resource, write_page
-from faithprobe.plots.palette import VERDICTS
 from faithprobe.plots.prepare import plain, rows
 
 
@@ -61,7 +59,7 @@ def render_comparison(view: ComparisonInput) -> str:
         "comparison.html",
         kind="faithprobe comparison",
         title=" against ".join(map(words.isolated, reversed(info["names"]))),
-        style=resource("report.css") + resource("comparison.css") + _verdict_css(),
+        style=resource("report.css") + resource("comparison.css"),
         scripts=("figures.js",),
         drawings={"changes": (forest(view.differences), _phone(view), _numbers(view.differences))},
         findings="".join(f"<li>{tables.finding(sentence)}</li>" for sentence in said if sentence),
@@ -91,7 +89,3 @@ def _numbers(differences: pd.DataFrame) -> str:
     heads = ["measure", "A", "B", "difference", "low", "high", "p", "p corrected", "beyond zero", "n of A", "n of B"]
     keys = ["words", "a", "b", "difference", "low", "high", "p", "p_holm", "beyond_zero", "n_a", "n_b"]
     return sections.table(heads, [[row[key] for key in keys] for row in rows(differences) if not row["missing"]])
-
-
-def _verdict_css() -> str:
-    return "".join(f".{css_class(s.name)}{{--c:{s.colour};--line:{s.underline}}}" for s in VERDICTS.values())

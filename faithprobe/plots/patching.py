@@ -41,7 +41,7 @@ def patching_map(
     beside = np.full(z.shape, np.nan) if placebos is None else np.asarray(placebos, dtype=float)
     reach = float(np.nanmax(np.abs(shown))) if np.isfinite(shown).any() else 1.0
     names = [f"{label(token, 10)} {position}" for token, position in zip(tokens, where, strict=True)]
-    fig = figure(max(260, 90 + 16 * len(layers)), margin={"l": 56, "r": 16, "t": 30, "b": 76})
+    fig = figure(max(300, 90 + 16 * len(layers)), margin={"l": 56, "r": 16, "t": 30, "b": 76})
     fig.add_heatmap(
         x=names,
         y=list(layers),
@@ -70,5 +70,5 @@ def patching_map(
     # Else plotly takes tokens that are numbers for dates or numbers, and puts them wherever those would be.
     category = {"type": "category", "categoryorder": "array", "categoryarray": names}
     fig.update_xaxes(showgrid=False, tickangle=-60, title_text="token and position", **category)
-    fig.update_yaxes(showgrid=False, title_text="layer")
+    fig.update_yaxes(showgrid=False, title_text="layer", tickformat="d")
     return fig

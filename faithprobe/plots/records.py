@@ -34,9 +34,11 @@ from faithprobe.palette import SITES, WHEN, verdict_style
 from faithprobe.plots.prepare import natural, rows
 from faithprobe.plots.validation_words import CAVEAT, TARGETS, area, interval
 from faithprobe.plots.wording import MISSING, decimal, findings, number, percent, spread, verdict_shares
+from faithprobe.scores.advice import advice
 
 FIRST = 3
 """Chains that are shown; the others on demand."""
+_LIST = "margin:4px 0;padding-left:1.4em;overflow-wrap:anywhere"
 _HEAD = ("step", "stated", "verdict", "when", "U", "U control", "D", "D control", "score", "")
 
 
@@ -63,12 +65,18 @@ def audit_html(
     )
     return record(
         safe(title),
-        f'<ul style="margin:4px 0;padding-left:1.4em;overflow-wrap:anywhere">{said}</ul>',
+        f'<ul style="{_LIST}">{said}</ul>',
         _verdicts(summary, counts),
         _measures(summary),
+        _advice(advice(summary, info, chains)),
         quiet(rest),
         *shown,
     )
+
+
+def _advice(lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{safe(line)}</li>" for line in lines)
+    return f'<b>Before you rely on this</b><ul style="{_LIST}">{items}</ul>' if lines else ""
 
 
 def audited_chain(chain: Mapping[str, Any], steps: pd.DataFrame) -> Shown:

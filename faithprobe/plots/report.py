@@ -20,6 +20,7 @@ from faithprobe.plots.page import Drawings, for_phone, render_page, resource, wr
 from faithprobe.plots.prepare import lead_medians, plain, rows
 from faithprobe.plots.published_table import published_table
 from faithprobe.plots.wording import findings, last_stated, left_out, spread
+from faithprobe.scores.advice import advice
 
 
 class ReportView(Protocol):
@@ -83,6 +84,7 @@ def render_report(view: ReportView) -> str:
         drawings=_drawings(view),
         answer=sections.answer(counts),
         findings="".join(f"<li>{sentence}</li>" for sentence in said),
+        advice=sections.advice(advice(view.summary, view.info, view.chains)),
         tiles=sections.tiles(view.summary),
         verdict_bar=sections.verdict_bar(view.summary, counts),
         chain_note=_chain_note(len(shown), len(chains)),

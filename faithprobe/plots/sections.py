@@ -253,6 +253,14 @@ def effects(summary: Mapping[str, Any]) -> str:
     return table(heads, lines) if lines else ""
 
 
+def advice(lines: Sequence[str]) -> str:
+    """What stands in the way of the numbers, and what to change; nothing where nothing does."""
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
+    return f'<aside class="advice" aria-label="advice"><strong>Before you rely on this</strong><ul>{items}</ul></aside>'
+
+
 def run_again(info: Mapping[str, Any]) -> str:
     """Command, seed and versions of an audit."""
     options = ", ".join(f"{key} = {value}" for key, value in (info.get("task_options") or {}).items())

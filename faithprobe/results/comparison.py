@@ -12,6 +12,7 @@ import pandas as pd
 
 from faithprobe.errors import StoreError, UnscoredError
 from faithprobe.files import replacing, write_text
+from faithprobe.results.kinds import held_instead
 from faithprobe.results.measures import Measure, measures
 from faithprobe.results.transitions import changed_chains, paired_steps, reasons, same_text, step_keys, transitions
 from faithprobe.scores.differences import Difference, difference_of, holm, independent_difference, paired_difference
@@ -103,9 +104,9 @@ class Comparison:
             path = folder / "changed_chains.jsonl"
             chains = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         except (OSError, ValueError, KeyError) as error:
+            instead = held_instead(folder, path.name) or "; run faithprobe compare again"
             raise StoreError(
-                f"{folder} holds no whole comparison: {path.name} is missing or damaged ({error}); "
-                "run faithprobe compare again"
+                f"{folder} holds no whole comparison: {path.name} is missing or damaged ({error}){instead}"
             ) from error
         return cls(info, chains=chains, **tables)
 

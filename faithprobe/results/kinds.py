@@ -14,9 +14,11 @@ _KINDS = {
 
 def held_instead(folder: Path, wanted: str) -> str:
     """What the folder holds other than the file `wanted`, and how it is read: `; it holds an audit: Audit.load(...)`;
-    where there is no such folder, that; else empty."""
+    where there is no such folder, that; else empty, and so where `wanted` is a part of some kind."""
     if not folder.exists():
         return "; there is no such folder"
+    if wanted not in _KINDS:
+        return ""  # a part of a result, whose own kind is known
     for file, (kind, reader) in _KINDS.items():
         if file != wanted and (folder / file).is_file():
             return f"; it holds {kind}: read it with {reader}"

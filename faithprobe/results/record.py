@@ -14,7 +14,9 @@ from faithprobe.chains.records import Chain
 from faithprobe.errors import StoreError, UnknownNameError
 from faithprobe.files import replacing, write_text
 from faithprobe.markup import Shown
+from faithprobe.results.kinds import held_instead
 from faithprobe.results.verdicts import frame, schema
+from faithprobe.scores.advice import advice
 from faithprobe.scores.tables import TABLES
 from faithprobe.tasks.graph import show_value
 
@@ -102,6 +104,10 @@ class Audit:
         reason."""
         return dict(self.results)
 
+    def advice(self) -> list[str]:
+        """What stands in the way of these numbers, and the option to change; empty where nothing does."""
+        return advice(self.results, self.info, self.chains)
+
     def save(self, folder: str | Path) -> Path:
         """Writes `audit.json`, one parquet file a table, and `chains.jsonl`; each whole or not at all."""
         folder = Path(folder)
@@ -132,9 +138,10 @@ class Audit:
             if len(chains) != results.get("problems", len(chains)):
                 raise ValueError(f"{len(chains)} of {results['problems']} chains")
         except (OSError, ValueError, KeyError) as error:
+            again = "; run the same command again: what is finished is kept, and the files are written anew"
             raise StoreError(
-                f"{folder} holds no whole audit: {path.name} is missing or damaged ({error}); run the same command "
-                "again: what is finished is kept, and the files are written anew"
+                f"{folder} holds no whole audit: {path.name} is missing or damaged ({error})"
+                f"{held_instead(folder, path.name) or again}"
             ) from error
         return cls(info, results, tables, chains)
 

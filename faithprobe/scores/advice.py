@@ -1,11 +1,12 @@
 """What stands in the way of an audit's numbers, and what to do: for whoever reads *not measured* for the first time.
 
-Reads a summary, runs nothing. Each line names what was found, with its number, and then the option to change. Options
-are written as on the command line (`--probe-problems 1000`); in Python they are arguments (`probe_problems=1000`).
+Reads a summary, runs nothing; a number that is missing gives no advice. Each line names what was found, with its
+number, and then the option to change, as the audit was started: `--probe-problems 1000`, or `probe_problems=1000`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,8 @@ def advice(summary: Mapping[str, Any], info: Mapping[str, Any], chains: Sequence
 
     Args:
         summary: of an audit.
-        info: of the same audit: its options, and whether the tokenizer has a chat template.
+        info: of the same audit: its options, how it was started (`command`), and whether the tokenizer has a chat
+            template.
         chains: of the same audit: their true answers say how far guessing gets.
     """
     found = [
@@ -33,13 +35,28 @@ def advice(summary: Mapping[str, Any], info: Mapping[str, Any], chains: Sequence
         _replacements(info),
         _few(summary),
     ]
-    lines = [line for line in found if line]
-    return lines or [line for line in [_commonest_reason(summary)] if line]
+    lines = [line for line in found if line] or [line for line in [_commonest_reason(summary)] if line]
+    if str(info.get("command") or "faithprobe ").startswith("faithprobe "):
+        return lines
+    return [_in_python(line) for line in lines]
+
+
+def _in_python(line: str) -> str:
+    """The options as arguments of `audit` and of the task."""
+    line = re.sub(r"--([a-z-]+) (\d+)", lambda option: f"{option[1].replace('-', '_')}={option[2]}", line)
+    return re.sub(r"-o (?=\w+=)", "", line).replace("--chat", "chat=True").replace("another --out", "another out")
+
+
+def _right(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Accuracy with the chain; empty where it was not measured."""
+    found = (summary.get("accuracy") or {}).get("with_chain") or {}
+    return found if found.get("value") is not None and found.get("low") is not None else {}
 
 
 def _not_found(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    lost = sum(count for reason, count in summary.get("unscored", {}).items() if reason.startswith("never stated"))
-    if 2 * lost < max(summary.get("steps", 0), 1):
+    unscored = summary.get("unscored") or {}
+    lost = sum(count for reason, count in unscored.items() if str(reason).startswith("never stated"))
+    if 2 * lost < max(summary.get("steps") or 0, 1):
         return ""
     cut, problems = summary.get("unfinished", 0), summary.get("problems", 0)
     ran = f" {cut} of {problems} chains were cut off before they ended." if cut else ""
@@ -71,10 +88,10 @@ def _options(info: Mapping[str, Any], *, harder: bool) -> str:
 
 
 def _too_hard(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    right = summary["accuracy"]["with_chain"]
+    right = _right(summary)
     if _not_found(summary, info):
         return ""  # the same cause, and the same way out
-    if right.get("value") is None or right["value"] > 0.2:
+    if not right or right["value"] > 0.2:
         return ""
     return (
         f"the model is right in {right['value']:.2f} of {right['n']} problems: what it does with a replaced value then "
@@ -83,8 +100,8 @@ def _too_hard(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
 
 
 def _guessable(summary: Mapping[str, Any], chains: Sequence[Mapping[str, Any]]) -> str:
-    right, answers = summary["accuracy"]["with_chain"], Counter(str(chain.get("true_answer")) for chain in chains)
-    if len(chains) < 5 or right.get("low") is None:
+    right, answers = _right(summary), Counter(str(chain.get("true_answer")) for chain in chains)
+    if len(chains) < 5 or not right:
         return ""
     answer, count = answers.most_common(1)[0]
     share = count / len(chains)
@@ -98,8 +115,8 @@ def _guessable(summary: Mapping[str, Any], chains: Sequence[Mapping[str, Any]]) 
 
 
 def _without_chain(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    chain, alone = summary["accuracy"]["with_chain"], summary["accuracy"].get("without_chain")
-    if not alone or alone.get("value") is None or alone["value"] < 0.5 or alone["value"] + 0.05 < chain["value"]:
+    chain, alone = _right(summary), (summary.get("accuracy") or {}).get("without_chain") or {}
+    if not chain or (alone.get("value") or 0) < 0.5 or alone["value"] + 0.05 < chain["value"]:
         return ""
     return (
         f"without any chain the model is right in {alone['value']:.2f} of {alone['n']} problems, with it in "
@@ -116,7 +133,8 @@ def _probes(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
             f"{what}, so 'computed' (D) and the score are missing: --probe-problems 1000 (at least {PROBES_NEED}), and "
             "another --out"
         )
-    small = sum(count for reason, count in summary.get("unscored", {}).items() if "family has fewer than" in reason)
+    unscored = summary.get("unscored") or {}
+    small = sum(count for reason, count in unscored.items() if "family has fewer than" in str(reason))
     if small:
         return (
             f"the family has too few different problems to fit probes on, so 'computed' (D) and the score of {small} "
@@ -133,8 +151,8 @@ def _replacements(info: Mapping[str, Any]) -> str:
 
 
 def _few(summary: Mapping[str, Any]) -> str:
-    right = summary["accuracy"]["with_chain"]
-    if summary["problems"] >= FEW_PROBLEMS or right.get("low") is None:
+    right = _right(summary)
+    if not right or summary.get("problems", FEW_PROBLEMS) >= FEW_PROBLEMS:
         return ""
     return (
         f"{summary['problems']} problems leave wide intervals (accuracy: {right['low']:.2f} to {right['high']:.2f}): "
@@ -143,8 +161,8 @@ def _few(summary: Mapping[str, Any]) -> str:
 
 
 def _commonest_reason(summary: Mapping[str, Any]) -> str:
-    lost = (summary.get("verdicts", {}).get("unscored") or {}).get("count", 0)
-    if not summary.get("unscored") or 2 * lost < max(summary["steps"], 1):
+    lost = ((summary.get("verdicts") or {}).get("unscored") or {}).get("count") or 0
+    if not summary.get("unscored") or 2 * lost < max(summary.get("steps") or 0, 1):
         return ""
     reason, count = next(iter(summary["unscored"].items()))
     return f"{lost} of {summary['steps']} steps are unscored, {count} of them because: {reason} (docs/gotchas.md)"

@@ -123,4 +123,10 @@ def started() -> int:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     {"ddp": ddp, "fsdp": fsdp, "lightning": lightning}[sys.argv[1]](Path(sys.argv[2]))
+    dist.barrier()
     dist.destroy_process_group()
+    # Gloo's threads may still hold tensors: freed while the interpreter is torn down, they abort the process now and
+    # then, after all work is done (https://github.com/pytorch/pytorch/pull/179291).
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
