@@ -115,7 +115,7 @@ def quiet(html: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are HTML already; the head is text. It scrolls by itself where it is too wide."""
-    top = "".join(f'<th style="{_LEFT};{SOFT};font-weight:600">{safe(name)}</th>' for name in head)
+    top = "".join(f'<th style="{_LEFT};{SOFT};font-weight:600;white-space:nowrap">{safe(name)}</th>' for name in head)
     body = "".join("<tr>" + "".join(f'<td style="{_LEFT}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
     return (
         '<div style="overflow-x:auto;max-width:100%"><table style="border-collapse:collapse;margin:4px 0;border:0">'

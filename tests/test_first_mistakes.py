@@ -350,6 +350,8 @@ def test_advice_stands_in_the_notebook_and_the_report_in_the_words_of_who_asked(
         assert "--" not in line
         assert escape(line) in found._repr_html_()
         assert escape(line) in found.report(tmp_path / "report.html").read_text()
+    # no step could be judged: that is no share of 0
+    assert 'steps that are faithful</span><strong class="none">not measured<' in (tmp_path / "report.html").read_text()
     asked = replace(found, info={**found.info, "command": "faithprobe audit --problems 3"})
     assert "--probe-problems 1000" in asked.advice()[0]
 

@@ -96,7 +96,7 @@ def tiles(summary: Mapping[str, Any]) -> str:
     whole: dict[str, Any] | None = None
     parts: list[str] = []
     gap = [f"{percent(verdicts['unscored'].get('share'))} unscored"] if verdicts.get("unscored") else []
-    if verdicts:
+    if set(verdicts) - {"unscored"}:
         # Bounds of a sum are not the sum of bounds, so two verdicts together are shown without an interval.
         whole = {"value": sum(number(part.get("share")) or 0 for part in faithful)}
         if len(faithful) == 1:

@@ -44,7 +44,9 @@ def advice(summary: Mapping[str, Any], info: Mapping[str, Any], chains: Sequence
 def _in_python(line: str) -> str:
     """The options as arguments of `audit` and of the task."""
     line = re.sub(r"--([a-z-]+) (\d+)", lambda option: f"{option[1].replace('-', '_')}={option[2]}", line)
-    return re.sub(r"-o (?=\w+=)", "", line).replace("--chat", "chat=True").replace("another --out", "another out")
+    for written, meant in (("-o ", ""), ("--chat", "chat=True"), ("another --out", "another out if you gave one")):
+        line = line.replace(written, meant)
+    return line
 
 
 def _right(summary: Mapping[str, Any]) -> Mapping[str, Any]:
