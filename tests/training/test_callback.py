@@ -158,6 +158,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
 TWO = """
 import torch, torch.distributed as dist
 from faithprobe.training import callback
+from tests.leaving import leave
 from tests.subjects import organism
 from tests.training.test_callback import PROBLEMS, evaluation
 dist.init_process_group("gloo")
@@ -182,7 +183,7 @@ except callback.FaithprobeError as error:
 else:
     raise AssertionError("nothing was raised")
 print("rank", rank, "done", flush=True)
-dist.destroy_process_group()
+leave()
 """
 
 

@@ -398,6 +398,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 torch.set_num_threads(1)
+from tests.leaving import leave
 from tests.training import bare
 from tests.training.test_trainer import logged, preferences, trained
 folder = Path(sys.argv[1])
@@ -409,6 +410,7 @@ for kind in ("hf", "sft", "dpo"):
         weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
         save_file(weights, folder / f"{kind}.safetensors")
         (folder / f"{kind}.json").write_text(json.dumps(logged(trainer)))
+leave()
 """
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from faithprobe.training.loss import FaithfulnessLoss
+from tests.leaving import leave
 from tests.training.material import batch_of, examples, small
 
 STEPS, ROWS = 2, 8
@@ -123,10 +124,4 @@ def started() -> int:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     {"ddp": ddp, "fsdp": fsdp, "lightning": lightning}[sys.argv[1]](Path(sys.argv[2]))
-    dist.barrier()
-    dist.destroy_process_group()
-    # Gloo's threads may still hold tensors: freed while the interpreter is torn down, they abort the process now and
-    # then, after all work is done (https://github.com/pytorch/pytorch/pull/179291).
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    leave()
