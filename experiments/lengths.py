@@ -1,6 +1,6 @@
 """Does use carry over to chains of a length whose values no counterfactual row ever touched?
 
-    python experiments/lengths.py [SEED ...]       # half an hour on one core
+    python experiments/lengths.py [SEED ...]       # three quarters of an hour on one core
 
 Networks without a mask learn to write right chains of two, three, four and six steps, and to answer with the hint that
 stands in the prompt. `REPAIRS` says which lengths each repair has counterfactual rows for, and which it knows from

@@ -13,8 +13,8 @@ _KINDS = {
 
 
 def held_instead(folder: Path, wanted: str) -> str:
-    """What the folder holds other than the file `wanted`, and how it is read: `; it holds an audit: Audit.load(...)`;
-    where there is no such folder, that; else empty, and so where `wanted` is a part of some kind."""
+    """What the folder holds other than the file `wanted`, and how it is read: `; it holds an audit: read it with
+    Audit.load`. Where there is no such folder, that; else empty, and so where `wanted` is a part of some kind."""
     if not folder.exists():
         return "; there is no such folder"
     if wanted not in _KINDS:
